@@ -1,0 +1,78 @@
+// Every op's schema, one page. What the arguments mean is documented in halfops/functional.py and halfops/optim/.
+//
+// The Python module itself is empty: importing it loads this library, which registers the ops.
+#include <Python.h>
+
+#include "binding/tensor.h"
+#include "core/cpu_variant.h"
+
+STABLE_TORCH_LIBRARY(halfops, m) {
+    // linear: y = act(x w^T + b) + residual, x [*, K], w [N, K]; preact is empty unless save_preact
+    m.def(
+        "linear(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, str activation, bool save_preact) "
+        "-> (Tensor output, Tensor preact)");
+    // dx = (dz w) * act'(preact); preact belongs to the layer below, [*, K]
+    m.def("linear_dgrad(Tensor grad_output, Tensor weight, Tensor? preact, str activation) -> Tensor");
+    // dw = dz^T x (+ accumulate), db = column sums of dz; what is not asked for comes back empty
+    m.def(
+        "linear_wgrad(Tensor grad_output, Tensor input, Tensor? accumulate, bool want_weight, bool want_bias) "
+        "-> (Tensor grad_weight, Tensor grad_bias)");
+    m.def("linear_wgrad_(Tensor(a!) grad_weight, Tensor grad_output, Tensor input) -> ()");
+    // h = act(x wg^T + bg) * (x wu^T + bu); saves the two factors' inputs when asked
+    m.def(
+        "gated_linear(Tensor input, Tensor gate_weight, Tensor up_weight, Tensor? gate_bias, Tensor? up_bias, "
+        "str activation, bool save_preact) -> (Tensor output, Tensor gate, Tensor up)");
+    m.def("activation(Tensor preact, str activation) -> Tensor");
+    m.def("activation_backward(Tensor grad_output, Tensor preact, str activation) -> Tensor");
+    m.def("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor");
+    m.def(
+        "gated_activation_backward(Tensor grad_output, Tensor gate, Tensor up, str activation) "
+        "-> (Tensor grad_gate, Tensor grad_up)");
+    m.def("matmul(Tensor input, Tensor other, Tensor? c, float alpha, float beta, ScalarType? out_dtype) -> Tensor");
+
+    // scale: one read gives flag, sum of squares and, per tensor, [sum of squares, non-finite, zeros]
+    m.def("nonfinite_check(Tensor[] tensors) -> Tensor");
+    m.def(
+        "grad_stats(Tensor[] tensors, bool count_zeros) -> (Tensor found_inf, Tensor sum_of_squares, Tensor "
+        "per_tensor)");
+    m.def(
+        "unscale_(Tensor(a!)[] tensors, Tensor inv_scale, bool count_zeros) "
+        "-> (Tensor found_inf, Tensor sum_of_squares, Tensor per_tensor)");
+    m.def(
+        "scale_update_(Tensor(a!) scale, Tensor(b!) growth_tracker, Tensor(c!) hysteresis_tracker, "
+        "Tensor(d!) skipped_steps, Tensor found_inf, float growth_factor, float backoff_factor, int growth_interval, "
+        "int hysteresis, float min_scale, float max_scale) -> ()");
+
+    // optim: one step of every tensor. rows [n, 2] int64: the tensor's row in hyper, its key for stochastic rounding
+    m.def(
+        "optim_step_(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] masters, Tensor(c!)[] states, "
+        "Tensor(d!) steps, Tensor rows, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, Tensor? sum_of_squares, "
+        "float? max_grad_norm, str rounding, int seed) -> ()");
+
+    // conversions between a 16-bit weight with its 16-bit remainder and the float32 master that the pair stands for
+    m.def("split_master(Tensor master, ScalarType dtype) -> (Tensor weight, Tensor remainder)");
+    m.def("join_master(Tensor weight, Tensor remainder) -> Tensor");
+
+    m.def("cpu_variant() -> str");
+    m.def("cpu_variants() -> str[]");
+    m.def("set_cpu_variant(str name) -> ()");
+}
+
+namespace halfops::binding {
+namespace {
+std::vector<std::string> cpu_variants() { return cpu_variants_available(); }
+void set_variant(std::string name) { set_cpu_variant(name); }
+std::string variant() { return cpu_variant_name(); }
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(halfops, CompositeExplicitAutograd, m) {
+    m.impl("cpu_variant", TORCH_BOX(&variant));
+    m.impl("cpu_variants", TORCH_BOX(&cpu_variants));
+    m.impl("set_cpu_variant", TORCH_BOX(&set_variant));
+}
+}  // namespace halfops::binding
+
+PyMODINIT_FUNC PyInit__C() {
+    static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+    return PyModule_Create(&module);
+}

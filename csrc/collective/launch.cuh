@@ -1,0 +1,35 @@
+// The only launch in the project: it checks, and it is what an emulator replaces.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace halfops {
+
+struct Grid {
+    unsigned blocks;
+    unsigned threads;
+    unsigned shared_bytes = 0;
+};
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), Grid grid, cudaStream_t stream, Arguments... arguments) {
+    kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+    return cudaGetLastError();
+}
+
+// Blocks for a grid-stride loop: enough to fill the current device, no more than there is work for.
+inline cudaError_t persistent_blocks(int64_t wanted, int per_multiprocessor, unsigned* blocks) {
+    int device = 0, multiprocessors = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) {
+        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    const int64_t fill = static_cast<int64_t>(multiprocessors) * per_multiprocessor;
+    const int64_t count = wanted < fill ? wanted : fill;
+    *blocks = static_cast<unsigned>(count < 1 ? 1 : count);
+    return status;
+}
+
+}  // namespace halfops

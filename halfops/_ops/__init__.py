@@ -1,0 +1,11 @@
+"""The only user of torch.ops.halfops: loads the library, then adds what Python gives an op.
+
+One module a room: its fake kernels, autograd formulas and autocast rules. Everything else in the package calls
+the functions exported here.
+"""
+
+import torch
+
+from halfops import _C  # noqa: F401  (importing it registers the ops)
+
+ops = torch.ops.halfops
