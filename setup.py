@@ -1,7 +1,7 @@
 """Builds halfops._C: the CPU engines always, the CUDA kernels when torch and the toolkit say so (`decide`).
 
 A visible GPU never decides: it only turns a missing nvcc into an error. Environment: HALFOPS_BUILD={auto,cpu,cuda},
-FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, NVCC_THREADS, DEBUG=1.
+FORCE_CUDA=1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, NVCC_THREADS, DEBUG=1. Metadata and sdist need neither torch nor nvcc.
 """
 
 from __future__ import annotations
@@ -15,13 +15,24 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from setuptools import setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 # 8.0 runs on every later card through its PTX; 9.0a is Hopper with wgmma and TMA.
 DEFAULT_ARCHS = "8.0+PTX;9.0a"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
+# Contraction off: a*b+c is two roundings on every machine. The other two change no value; they let loops vectorise.
+CXX_FLAGS = [
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+]
+NVCC_FLAGS = ["-O3", "-lineinfo", "-fmad=false", "-Xcompiler", "-fvisibility=hidden"]
 
 
 class BuildError(Exception):
@@ -43,16 +54,20 @@ class Decision:
 def find_toolkit(environ: Mapping[str, str]) -> Toolkit | None:
     """The CUDA toolkit: CUDA_HOME, or what the nvcc on PATH says of itself (it may be a wrapper script)."""
     home = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
-    nvcc = f"{home}/bin/nvcc" if home else shutil.which("nvcc", path=environ.get("PATH"))
+    nvcc = f"{home}/bin/nvcc" if home else shutil.which("nvcc", path=environ.get("PATH", ""))
     if not nvcc or not Path(nvcc).exists():
         return None
     # --dryrun prints the toolkit's own root (TOP=...), which a wrapper's location does not tell.
     dry = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"], capture_output=True, text=True)
     top = re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.M)
-    release = re.search(r"release (\d+\.\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    release = re.search(
+        r"release (\d+\.\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    )
     if top is None or release is None:
-        return None
-    return Toolkit(Path(top[1]).resolve(), release[1])
+        raise BuildError(
+            f"{nvcc} does not answer like nvcc; point CUDA_HOME at a CUDA toolkit, or set HALFOPS_BUILD=cpu"
+        )
+    return Toolkit(Path(top[1].strip()).resolve(), release[1])
 
 
 def decide(torch_cuda: str | None, toolkit: Toolkit | None, driver: bool, environ: Mapping[str, str]) -> Decision:
@@ -64,11 +79,15 @@ def decide(torch_cuda: str | None, toolkit: Toolkit | None, driver: bool, enviro
     if asked == "cpu":
         return Decision(False, "HALFOPS_BUILD=cpu")
     if forced and toolkit is None:
-        raise BuildError("FORCE_CUDA=1 was given, but no nvcc was found; set CUDA_HOME, or install the CUDA toolkit")
+        raise BuildError(
+            "CUDA was asked for (FORCE_CUDA=1 or HALFOPS_BUILD=cuda), but no nvcc was found. Ways out:\n"
+            "  1. install the CUDA toolkit, or point CUDA_HOME at it\n"
+            "  2. HALFOPS_BUILD=cpu for the CPU engines alone"
+        )
     if torch_cuda is None:
         if forced:
-            return Decision(True, f"cross-build with CUDA {toolkit.version} against a CPU torch (FORCE_CUDA=1)")
-        return Decision(False, "this torch is a CPU build (FORCE_CUDA=1 cross-builds the CUDA kernels)")
+            return Decision(True, f"cross-build with CUDA {toolkit.version} against a CPU torch")
+        return Decision(False, "this torch is a CPU build (FORCE_CUDA=1 compiles the CUDA kernels all the same)")
     if toolkit is None:
         if driver:
             raise BuildError(
@@ -87,49 +106,66 @@ def decide(torch_cuda: str | None, toolkit: Toolkit | None, driver: bool, enviro
     return Decision(True, f"CUDA {toolkit.version}, torch has {torch_cuda}")
 
 
-def jobs(environ: Mapping[str, str]) -> int:
-    """Compilers at once: one per core, but no more than three quarters of the free memory at 2 GB each."""
-    if environ.get("MAX_JOBS"):
-        return int(environ["MAX_JOBS"])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        free = min(free, int(text))
-    return max(1, min(len(os.sched_getaffinity(0)), int(free * 0.75 / 2e9)))
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that the compilers may take: what the machine has free, within the limit of this container."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", (proc / "meminfo").read_text(), re.M)
+    free = int(found[1]) * 1024 if found else 2 * 10**9
+    own = (
+        re.search(r"^0::/(.*)$", (proc / "self/cgroup").read_text(), re.M) if (proc / "self/cgroup").exists() else None
+    )
+    for limit in (cgroup / (own[1] if own else ".") / "memory.max", cgroup / "memory/memory.limit_in_bytes"):
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            free = min(free, int(text))
+    return free
+
+
+def jobs(environ: Mapping[str, str], cores: int, memory: int) -> int:
+    """Compilers at once: one per core, but no more than three quarters of the memory at 2 GB each."""
+    asked = environ.get("MAX_JOBS", "")
+    if asked and not (asked.isdigit() and int(asked) > 0):
+        raise BuildError(f"MAX_JOBS: got {asked!r}, wanted a positive whole number")
+    return int(asked) if asked else max(1, min(cores, int(memory * 0.75 / 2e9)))
+
+
+def csrc(*suffixes: str) -> list[str]:
+    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.suffix in suffixes)
 
 
 def sources(cuda: bool) -> list[str]:
     """Every source under csrc/, chosen by its name: *.cu and *_cuda.cpp only in CUDA builds."""
-    found = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".cu")]
-    kept = [p for p in found if cuda or not (p.suffix == ".cu" or p.stem.endswith("_cuda"))]
-    return sorted(str(p.relative_to(ROOT)) for p in kept)
+    return [p for p in csrc(".cpp", ".cu") if cuda or not p.endswith((".cu", "_cuda.cpp"))]
 
 
-def git_revision() -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or None
+# An sdist carries all of csrc/, whatever it was made from.
+DEPENDS = csrc(".h", ".cuh", ".cpp", ".cu")
 
 
-def build() -> None:
+def first_line(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.split("\n")[0].strip() or None
+    except OSError:
+        return None
+
+
+def compiled() -> dict[str, Any]:
+    """The arguments of setup() that build the extension; needs torch."""
     try:
         import torch
         from torch.utils import cpp_extension
-    except ImportError:
-        sys.exit("halfops: building needs torch; `pip install torch ninja`, or build with pip's isolation")
+    except ImportError as error:
+        raise BuildError(
+            f"building needs torch 2.11 or newer ({error}). Ways out:\n"
+            "  1. pip install torch ninja 'setuptools>=77', then repeat\n"
+            "  2. leave out --no-build-isolation: pip then fetches what the build needs"
+        ) from error
 
-    toolkit = find_toolkit(os.environ)
-    driver = Path("/proc/driver/nvidia/version").exists()
-    try:
-        decision = decide(torch.version.cuda, toolkit, driver, os.environ)
-    except BuildError as error:
-        sys.exit(f"halfops: {error}")
-
+    toolkit = None if os.environ.get("HALFOPS_BUILD") == "cpu" else find_toolkit(os.environ)
+    decision = decide(torch.version.cuda, toolkit, Path("/proc/driver/nvidia/version").exists(), os.environ)
+    workers = jobs(os.environ, len(os.sched_getaffinity(0)), available_memory())
+    os.environ["MAX_JOBS"] = str(workers)
     debug = os.environ.get("DEBUG") == "1"
-    # Contraction off: a*b+c is two roundings on every machine. The other two change no value; they let loops vectorise.
-    cxx = ["-O0" if debug else "-O3", "-g" if debug else "-g0", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-    cxx += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-    defines = [("TORCH_TARGET_VERSION", STABLE_ABI)]  # py_limited_api=True defines Py_LIMITED_API
-    nvcc = ["-O3", "-lineinfo", "-fmad=false", "--threads", os.environ.get("NVCC_THREADS", "1"), "-Xptxas", "-v", "-Xcompiler", "-fvisibility=hidden"]
+    cxx = ["-O0", "-g", *CXX_FLAGS] if debug else ["-O3", "-g0", *CXX_FLAGS]
+    nvcc = [*NVCC_FLAGS, "--threads", os.environ.get("NVCC_THREADS", "1")]
     libraries, library_dirs = ["dl"], []
     if decision.cuda and toolkit is not None:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHS)
@@ -137,40 +173,57 @@ def build() -> None:
         os.environ["CUDA_HOME"] = str(toolkit.root)
         libraries += ["cudart_static", "rt", "pthread"]
         library_dirs = [str(d) for d in (toolkit.root / "lib64", toolkit.root / "lib") if d.exists()]
-    os.environ["MAX_JOBS"] = str(jobs(os.environ))
-
+    chosen = sources(decision.cuda)
     facts = {
         "cuda": toolkit.version if decision.cuda and toolkit else None,
-        "archs": os.environ.get("TORCH_CUDA_ARCH_LIST") if decision.cuda else None,
+        "archs": os.environ["TORCH_CUDA_ARCH_LIST"] if decision.cuda else None,
         "reason": decision.reason,
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
         "stable_abi": "2.11",
-        "compiler": subprocess.run(["c++", "--version"], capture_output=True, text=True).stdout.split("\n")[0],
+        "compiler": first_line(os.environ.get("CXX", "c++"), "--version"),
         "cxx_flags": " ".join(cxx),
         "nvcc_flags": " ".join(nvcc) if decision.cuda else None,
-        "git": git_revision(),
+        "sources": chosen,
+        "git": first_line("git", "describe", "--always", "--dirty"),
     }
-    (ROOT / "halfops" / "_build_info.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"halfops: {'CPU + CUDA' if decision.cuda else 'CPU only'}: {decision.reason}", file=sys.stderr)
+    what = f"CPU + CUDA for {facts['archs']}" if decision.cuda else "CPU only"
+    print(f"halfops: {what}: {decision.reason}; {len(chosen)} sources, {workers} at once", file=sys.stderr, flush=True)
 
+    class Build(cpp_extension.BuildExtension):
+        def run(self) -> None:
+            super().run()
+            package = ROOT / "halfops" if self.inplace else Path(self.build_lib) / "halfops"
+            (package / "_build_info.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    extension = cpp_extension.CppExtension(
+        "halfops._C",
+        chosen,
+        depends=DEPENDS,
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=[("TORCH_TARGET_VERSION", STABLE_ABI)],  # py_limited_api=True defines Py_LIMITED_API
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        libraries=libraries,
+        library_dirs=library_dirs,
+        py_limited_api=True,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
+
+
+def main() -> None:
+    builds = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"} & set(sys.argv)
+    try:
+        extension = compiled() if builds else {"ext_modules": [Extension("halfops._C", sources(True), depends=DEPENDS)]}
+    except BuildError as error:
+        sys.exit(f"halfops: {error}")
     setup(
-        ext_modules=[
-            cpp_extension.CppExtension(
-                "halfops._C",
-                sources(decision.cuda),
-                include_dirs=[str(ROOT / "csrc")],
-                define_macros=defines,
-                extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-                libraries=libraries,
-                library_dirs=library_dirs,
-                py_limited_api=True,
-            )
-        ],
-        cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)},
+        # benchmarks/ travels with the wheel, for `python -m halfops bench`
+        packages=[*find_packages(include=["halfops*"]), "halfops.benchmarks"],
+        package_dir={"halfops.benchmarks": "benchmarks"},
         options={"bdist_wheel": {"py_limited_api": "cp311"}},
+        **extension,
     )
 
 
 if __name__ == "__main__":
-    build()
+    main()
