@@ -1,18 +1,18 @@
 // The scale ops on CPU tensors.
-#include "scale/scale.h"
-
 #include "binding/scale.h"
+
+#include <tuple>
 
 namespace halfops::binding {
 
-std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const std::string& name) {
+std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char* name) {
     check(!tensors.empty(), name, ": got an empty list, wanted at least one tensor");
     std::vector<scale::Span> spans;
     spans.reserve(tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
         const std::string each = item(name, static_cast<int64_t>(i));
         const DType dtype = dtype_of(tensors[i], each);
-        check_contiguous(tensors[i], each);
+        check_dense(tensors[i], each);
         check_same_device(tensors[i], tensors[0], each, item(name, 0));
         spans.push_back({tensors[i].const_data_ptr(), tensors[i].numel(), dtype});
     }
@@ -20,6 +20,31 @@ std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const std:
 }
 
 namespace {
+
+using Stats = std::tuple<Tensor, Tensor, Tensor>;  // found_inf, sum_of_squares, per_tensor
+
+Stats empty_stats(const Tensor& like, int64_t count) {
+    return {torch::stable::empty({}, ScalarType::Float, std::nullopt, like.device()),
+            torch::stable::empty({}, ScalarType::Double, std::nullopt, like.device()),
+            torch::stable::empty({count, 3}, ScalarType::Double, std::nullopt, like.device())};
+}
+
+scale::StatsOut pointers(const Stats& stats) {
+    return {static_cast<float*>(std::get<0>(stats).mutable_data_ptr()),
+            static_cast<double*>(std::get<1>(stats).mutable_data_ptr()),
+            static_cast<double*>(std::get<2>(stats).mutable_data_ptr())};
+}
+
+void check_counter(const Tensor& tensor, ScalarType type, const Tensor& like, const std::string& name) {
+    check(tensor.numel() == 1 && tensor.scalar_type() == type, name, ": got ", dtype_name(tensor.scalar_type()),
+          " of shape ", shape_text(tensor), ", wanted one ", dtype_name(type), " number");
+    check_same_device(tensor, like, name, "scale");
+}
+
+// Not written as (x > low), which NaN and its negation would both fail.
+void check_range(bool ok, const char* name, double got, const char* wanted) {
+    check(ok, "scale_update_: ", name, ": got ", got, ", wanted ", wanted);
+}
 
 Tensor nonfinite_check(std::vector<Tensor> tensors) {
     const auto spans = spans_of(tensors, "tensors");
@@ -29,8 +54,75 @@ Tensor nonfinite_check(std::vector<Tensor> tensors) {
     return found;
 }
 
+Stats grad_stats(std::vector<Tensor> tensors, bool count_zeros) {
+    const auto spans = spans_of(tensors, "tensors");
+    const auto count = static_cast<int64_t>(spans.size());
+    const Stats stats = empty_stats(tensors[0], count);
+    scale::cpu::grad_stats(spans.data(), count, count_zeros, torch_parallel(), pointers(stats));
+    return stats;
+}
+
+Stats unscale_(std::vector<Tensor> tensors, Tensor inv_scale, bool count_zeros) {
+    const auto spans = spans_of(tensors, "tensors");
+    const auto count = static_cast<int64_t>(spans.size());
+    check_scalar(inv_scale, tensors[0], "inv_scale");
+    Disjoint written;
+    for (int64_t i = 0; i < count; ++i) written.add(tensors[i], "tensors", i);
+    written.add(inv_scale, "inv_scale");
+    written.check();
+
+    const Stats stats = empty_stats(tensors[0], count);
+    std::vector<scale::MutableSpan> targets;
+    targets.reserve(spans.size());
+    for (int64_t i = 0; i < count; ++i) {
+        targets.push_back({tensors[i].mutable_data_ptr(), spans[i].numel, spans[i].dtype});
+    }
+    const float factor = *static_cast<const float*>(inv_scale.const_data_ptr());
+    scale::cpu::unscale(targets.data(), count, factor, count_zeros, torch_parallel(), pointers(stats));
+    return stats;
+}
+
+void scale_update_(Tensor scale, Tensor growth_tracker, Tensor hysteresis_tracker, Tensor skipped_steps,
+                   Tensor found_inf, double growth_factor, double backoff_factor, int64_t growth_interval,
+                   int64_t hysteresis, double min_scale, double max_scale) {
+    check_scalar(scale, scale, "scale");
+    check_counter(growth_tracker, ScalarType::Int, scale, "growth_tracker");
+    check_counter(hysteresis_tracker, ScalarType::Int, scale, "hysteresis_tracker");
+    check_counter(skipped_steps, ScalarType::Long, scale, "skipped_steps");
+    check_counter(found_inf, ScalarType::Float, scale, "found_inf");
+    check_range(growth_factor > 1.0, "growth_factor", growth_factor, "a number above 1");
+    check_range(backoff_factor > 0.0 && backoff_factor < 1.0, "backoff_factor", backoff_factor, "a number in (0, 1)");
+    check_range(growth_interval >= 1 && growth_interval <= INT32_MAX, "growth_interval",
+                static_cast<double>(growth_interval), "a 32-bit count of at least 1");
+    check_range(hysteresis >= 1 && hysteresis <= INT32_MAX, "hysteresis", static_cast<double>(hysteresis),
+                "a 32-bit count of at least 1");
+    check_range(min_scale > 0.0, "min_scale", min_scale, "a number above 0");
+    check_range(max_scale >= min_scale, "max_scale", max_scale, "a number not below min_scale");
+    Disjoint written;
+    written.add(scale, "scale");
+    written.add(growth_tracker, "growth_tracker");
+    written.add(hysteresis_tracker, "hysteresis_tracker");
+    written.add(skipped_steps, "skipped_steps");
+    written.add(found_inf, "found_inf");
+    written.check();
+
+    const scale::LossScalePointers state = {static_cast<float*>(scale.mutable_data_ptr()),
+                                            static_cast<int32_t*>(growth_tracker.mutable_data_ptr()),
+                                            static_cast<int32_t*>(hysteresis_tracker.mutable_data_ptr()),
+                                            static_cast<int64_t*>(skipped_steps.mutable_data_ptr())};
+    const LossScalePolicy policy = {static_cast<float>(growth_factor),     static_cast<float>(backoff_factor),
+                                    static_cast<int32_t>(growth_interval), static_cast<int32_t>(hysteresis),
+                                    static_cast<float>(min_scale),         static_cast<float>(max_scale)};
+    scale::cpu::scale_update(state, static_cast<const float*>(found_inf.const_data_ptr()), policy);
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) { m.impl("nonfinite_check", TORCH_BOX(&nonfinite_check)); }
+STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) {
+    m.impl("nonfinite_check", TORCH_BOX(&nonfinite_check));
+    m.impl("grad_stats", TORCH_BOX(&grad_stats));
+    m.impl("unscale_", TORCH_BOX(&unscale_));
+    m.impl("scale_update_", TORCH_BOX(&scale_update_));
+}
 
 }  // namespace halfops::binding

@@ -5,7 +5,7 @@
 
 namespace halfops::binding {
 
-// A non-empty list of contiguous tensors on one device, as the scale room takes it.
-std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const std::string& name);
+// A non-empty list of dense tensors on one device, as the scale room takes it: flat memory, whatever the strides.
+std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char* name);
 
 }  // namespace halfops::binding

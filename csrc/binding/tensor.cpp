@@ -1,5 +1,7 @@
 #include "binding/tensor.h"
 
+#include <algorithm>
+
 namespace halfops::binding {
 
 std::string dtype_name(ScalarType type) {
@@ -52,6 +54,49 @@ DType dtype_of(const Tensor& tensor, const std::string& name) {
 void check_contiguous(const Tensor& tensor, const std::string& name) {
     check(tensor.is_contiguous(), name, ": got a non-contiguous tensor of shape ", shape_text(tensor),
           ", wanted a contiguous one; call .contiguous() on it");
+}
+
+bool is_dense(const Tensor& tensor) {
+    if (tensor.is_contiguous()) return true;
+    const auto sizes = tensor.sizes();
+    const auto strides = tensor.strides();
+    std::vector<size_t> order;
+    for (size_t d = 0; d < sizes.size(); ++d) {
+        if (sizes[d] != 1) order.push_back(d);
+    }
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return strides[a] < strides[b]; });
+    int64_t expected = 1;
+    for (const size_t d : order) {
+        if (strides[d] != expected) return false;
+        expected *= sizes[d];
+    }
+    return true;
+}
+
+void check_dense(const Tensor& tensor, const std::string& name) {
+    check(
+        is_dense(tensor), name, ": got a tensor of shape ", shape_text(tensor),
+        " whose elements do not fill their memory (sliced or expanded), wanted a dense one; call .contiguous() on it");
+}
+
+void Disjoint::add(const Tensor& tensor, const char* name, int64_t index) {
+    if (tensor.numel() == 0) return;
+    int64_t last = 0;
+    const auto sizes = tensor.sizes();
+    const auto strides = tensor.strides();
+    for (size_t d = 0; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
+    const auto* begin = static_cast<const char*>(tensor.const_data_ptr());
+    extents_.push_back({begin, begin + (last + 1) * static_cast<int64_t>(tensor.element_size()), name, index});
+}
+
+void Disjoint::check() {
+    const auto text = [](const Extent& e) { return e.index < 0 ? std::string(e.name) : item(e.name, e.index); };
+    std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+    for (size_t i = 1; i < extents_.size(); ++i) {
+        if (extents_[i].begin >= extents_[i - 1].end) continue;
+        fail(text(extents_[i - 1]), ": shares memory with ", text(extents_[i]),
+             ", wanted separate tensors; pass each one once, or .clone() one of the two");
+    }
 }
 
 void check_same_device(const Tensor& tensor, const Tensor& first, const std::string& name,

@@ -1,23 +1,53 @@
-// Front door of the scale room: what a gradient check learns in one read.
+// Front door of the scale room: what a gradient check learns in one read, and how the loss scale moves.
 #pragma once
 
 #include <cstdint>
 
 #include "core/dtype.h"
 #include "core/parallel.h"
+#include "math/loss_scale.h"
 
 namespace halfops::scale {
 
-// One tensor, contiguous. The dtype is its own, so that a list may mix them.
+// One tensor as flat memory. The dtype is its own, so that a list may mix them.
 struct Span {
     const void* data;
     int64_t numel;
     DType dtype;
 };
 
+struct MutableSpan {
+    void* data;
+    int64_t numel;
+    DType dtype;
+};
+
+// Where the statistics of a list go; all of it is written.
+struct StatsOut {
+    float* found_inf;        // 1 if any element is infinite or NaN, else 0
+    double* sum_of_squares;  // over all elements; NaN if one is NaN, else infinity if one is infinite
+    double* per_tensor;      // [count, 3]: sum of squares, 1 if non-finite, exact zeros (0 if not counted)
+};
+
+// The loss scale's four numbers where they live (math/loss_scale.h).
+struct LossScalePointers {
+    float* scale;
+    int32_t* growth_tracker;
+    int32_t* hysteresis_tracker;
+    int64_t* skipped_steps;
+};
+
 namespace cpu {
 // *found_inf becomes 1 if any element is infinite or NaN, else 0.
 void nonfinite_check(const Span* tensors, int64_t count, const Parallel& parallel, float* found_inf);
+
+void grad_stats(const Span* tensors, int64_t count, bool count_zeros, const Parallel& parallel, StatsOut out);
+
+// x = round(x * inv_scale) for every element; the statistics are those of the new values.
+void unscale(const MutableSpan* tensors, int64_t count, float inv_scale, bool count_zeros, const Parallel& parallel,
+             StatsOut out);
+
+void scale_update(LossScalePointers state, const float* found_inf, LossScalePolicy policy);
 }  // namespace cpu
 
 namespace cuda {

@@ -5,6 +5,6 @@
 #include "scale/scale_cpu.inl.h"
 
 namespace halfops::scale {
-const CpuEngine kAvx2 = {HALFOPS_VARIANT::any_nonfinite};
+const CpuEngine kAvx2 = {HALFOPS_VARIANT::any_nonfinite, HALFOPS_VARIANT::grad_stats, HALFOPS_VARIANT::unscale};
 }
 #endif

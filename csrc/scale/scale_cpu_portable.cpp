@@ -4,5 +4,5 @@
 #include "scale/scale_cpu.inl.h"
 
 namespace halfops::scale {
-const CpuEngine kPortable = {HALFOPS_VARIANT::any_nonfinite};
+const CpuEngine kPortable = {HALFOPS_VARIANT::any_nonfinite, HALFOPS_VARIANT::grad_stats, HALFOPS_VARIANT::unscale};
 }
