@@ -27,7 +27,7 @@ struct Nonfinite<float> {
 };
 
 template <class T>
-bool any_nonfinite(const void* data, int64_t begin, int64_t end) {
+static bool any_nonfinite(const void* data, int64_t begin, int64_t end) {
     using Format = Nonfinite<T>;
     const auto* bits = static_cast<const typename Format::Bits*>(data);
     typename Format::Bits largest = 0;
@@ -108,7 +108,7 @@ HALFOPS_INLINE scale::PieceStats stats_of(int64_t begin, int64_t end, bool count
 }
 
 template <class T>
-scale::PieceStats grad_stats(const void* data, int64_t begin, int64_t end, bool count_zeros) {
+static scale::PieceStats grad_stats(const void* data, int64_t begin, int64_t end, bool count_zeros) {
     const auto* source = static_cast<const T*>(data);
     return stats_of<T>(begin, end, count_zeros, [=](int64_t i, float* block, int64_t n) __attribute__((always_inline)) {
         widen(source + i, block, n);
@@ -116,7 +116,7 @@ scale::PieceStats grad_stats(const void* data, int64_t begin, int64_t end, bool 
 }
 
 template <class T>
-scale::PieceStats unscale(void* data, int64_t begin, int64_t end, float inv_scale, bool count_zeros) {
+static scale::PieceStats unscale(void* data, int64_t begin, int64_t end, float inv_scale, bool count_zeros) {
     auto* target = static_cast<T*>(data);
     return stats_of<T>(begin, end, count_zeros, [=](int64_t i, float* block, int64_t n) __attribute__((always_inline)) {
         widen(target + i, block, n);

@@ -9,3 +9,5 @@ import torch
 from halfops import _C  # noqa: F401  (importing it registers the ops)
 
 ops = torch.ops.halfops
+
+from halfops._ops import scale  # noqa: E402, F401  (each room's module needs `ops`)
