@@ -1,6 +1,6 @@
 """The floor plan of csrc/README.md as code: who may include or import whom, and what may stand only in one place.
 
-Each rule is a function from a file's path and text to its violations, so that every rule is also tried on a planted one.
+Each rule is a function from a file's path and text to its violations, so that every rule is tried on a planted one too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAY_INCLUDE = {
     "math": {"core"},
     "ptx": {"core"},
     "collective": {"core", "ptx"},
-    **dict.fromkeys(OP_ROOMS, {"core", "math", "ptx", "collective"}),
+    **{room: {"core", "math", "ptx", "collective"} for room in OP_ROOMS},
     "binding": {"core", *OP_ROOMS},
 }
 # halfops/<part>: the parts of the package that it may import; `torch` and the standard library are free to all.

@@ -1,0 +1,1 @@
+"""The compiled part. It has no Python members: importing it registers the ops of torch.ops.halfops."""
