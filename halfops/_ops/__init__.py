@@ -6,8 +6,8 @@ the functions exported here.
 
 import torch
 
-from halfops import _C  # noqa: F401  (importing it registers the ops)
+from halfops import _C  # type: ignore[attr-defined]  # noqa: F401  (importing it registers the ops)
 
 ops = torch.ops.halfops
 
-from halfops._ops import scale  # noqa: E402, F401  (each room's module needs `ops`)
+from halfops._ops import linear, scale  # noqa: E402, F401  (each room's module needs `ops`)

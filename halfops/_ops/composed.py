@@ -1,0 +1,125 @@
+"""The linear room's ops written with torch's own: for float64, and for devices that have no kernel of ours.
+
+Same signatures and meaning as the ops in csrc/binding/library.cpp. `_ops/linear.py` runs them under the same autograd
+formulas as the kernels, so that gradcheck in float64 examines those formulas. Derivatives are written out here (and
+differentiable in turn); `halfops.reference` leaves them to torch, so one checks the other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _wide(t: Tensor) -> Tensor:
+    """16-bit numbers in float32, the rest as they are."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def _act(z: Tensor, activation: str) -> Tensor:
+    match activation:
+        case "none":
+            return z
+        case "relu":
+            return torch.relu(z)
+        case "gelu":
+            return F.gelu(z)
+        case "gelu_tanh":
+            return F.gelu(z, approximate="tanh")
+        case "silu":
+            return F.silu(z)
+    raise ValueError(f"activation: got {activation!r}, wanted none, relu, gelu, gelu_tanh or silu")
+
+
+def _derivative(z: Tensor, activation: str) -> Tensor:
+    match activation:
+        case "none":
+            return torch.ones_like(z)
+        case "relu":
+            return (z > 0).to(z.dtype)
+        case "gelu":
+            density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+            return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * density
+        case "gelu_tanh":
+            t = torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
+            return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+        case "silu":
+            s = torch.sigmoid(z)
+            return s * (1 + z * (1 - s))
+    raise ValueError(f"activation: got {activation!r}, wanted none, relu, gelu, gelu_tanh or silu")
+
+
+def _rows(t: Tensor) -> Tensor:
+    """All leading dimensions as one; spelled out because a dimension of size 0 leaves -1 undecided."""
+    return t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, save_preact: bool
+) -> tuple[Tensor, Tensor]:
+    z = F.linear(x, weight, bias)
+    y = _act(_wide(z), activation)
+    if residual is not None:
+        y = y + residual
+    # An op returns fresh tensors: without activation and residual y would be z itself.
+    return y.to(x.dtype), z.clone() if save_preact else z.new_empty(0)
+
+
+def linear_dgrad(grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str) -> Tensor:
+    grad = grad_output @ weight
+    return grad if preact is None else activation_backward(grad, preact, activation)
+
+
+def linear_wgrad(
+    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor]:
+    dz = _rows(grad_output)
+    grad_weight = dz.mT @ _rows(x) if want_weight else dz.new_empty(0)
+    if want_weight and accumulate is not None:
+        grad_weight = (_wide(grad_weight) + accumulate).to(accumulate.dtype)
+    return grad_weight, _wide(dz).sum(0).to(dz.dtype) if want_bias else dz.new_empty(0)
+
+
+def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
+    grad_weight.copy_(linear_wgrad(grad_output, x, grad_weight, True, False)[0])
+
+
+def gated_linear(
+    x: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    activation: str,
+    save_preact: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate, up = F.linear(x, gate_weight, gate_bias), F.linear(x, up_weight, up_bias)
+    y = gated_activation(gate, up, activation)
+    return (y, gate, up) if save_preact else (y, gate.new_empty(0), up.new_empty(0))
+
+
+def activation(preact: Tensor, activation: str) -> Tensor:
+    return _act(_wide(preact), activation).to(preact.dtype, copy=activation == "none")
+
+
+def activation_backward(grad_output: Tensor, preact: Tensor, activation: str) -> Tensor:
+    return (_wide(grad_output) * _derivative(_wide(preact), activation)).to(preact.dtype)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return (_act(_wide(gate), activation) * _wide(up)).to(gate.dtype)
+
+
+def gated_activation_backward(grad_output: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    grad, g, u = _wide(grad_output), _wide(gate), _wide(up)
+    return (grad * u * _derivative(g, activation)).to(gate.dtype), (grad * _act(g, activation)).to(up.dtype)
+
+
+def matmul(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float, out_dtype: torch.dtype | None) -> Tensor:
+    product = alpha * _wide(torch.matmul(a, b))
+    if c is not None and beta != 0:
+        product = product + beta * _wide(c)
+    return product.to(out_dtype or a.dtype)

@@ -1,0 +1,578 @@
+"""The linear room in Python: typed calls, fake kernels, autograd formulas and autocast rules of its ops.
+
+Every differentiable op is declared by one `_differentiable(...)` call, which binds the same (setup, backward) pair to
+the dispatcher's op and to an autograd.Function around its composition in torch (`composed.py`). A call takes the
+composition when all its tensors are float64, or when their device has no kernel of ours.
+
+Backward formulas are made of ops that are differentiable themselves, so second derivatives exist: when a graph is
+asked for (create_graph=True), the pre-activation is computed again instead of taken from the saved copy, because the
+copy has no history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfops._ops import composed, ops
+
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+GATED_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+
+_LIBRARY = torch.library.Library("halfops", "IMPL")
+_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+
+
+def _has_kernel(name: str, device: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", _DEVICES[device]))
+
+
+def _native(tensors: Sequence[Any], devices: frozenset[str]) -> bool:
+    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes."""
+    present = [t for t in tensors if isinstance(t, Tensor)]
+    return present[0].device.type in devices and any(t.dtype is not torch.float64 for t in present)
+
+
+def wants_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast is for forward passes: a backward that runs inside of it keeps the dtypes of its own forward."""
+
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        device = next((g.device.type for g in grads if g is not None), "cpu")
+        if device in _DEVICES and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return backward(ctx, *grads)
+        return backward(ctx, *grads)
+
+    return run
+
+
+def _dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., Any]) -> Callable[..., Any]:
+    """The call that picks the kernel or the composition for one op."""
+    torch.library.register_fake(f"halfops::{name}", fake)
+    op = getattr(ops, name).default
+    devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
+
+    def call(*args: Any) -> Any:
+        return op(*args) if _native(args, devices) else composition(*args)
+
+    return call
+
+
+def _differentiable(
+    name: str,
+    fake: Callable[..., Any],
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    calmed = calm(backward)
+    torch.library.register_autograd(f"halfops::{name}", calmed, setup_context=setup)
+    members = {
+        "forward": staticmethod(getattr(composed, name)),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(calmed),
+    }
+    function: Any = type(f"Composed_{name}", (torch.autograd.Function,), members)
+    return _dispatched(name, fake, lambda *args: function.apply(*args))
+
+
+def _vjp(function: Callable[..., Any], tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Any]:
+    """Gradients of a composition by torch, for derivatives of the second order and above."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [t if again and t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        outputs = function(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        known = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        found = torch.autograd.grad(
+            [o for o, _ in known], inputs, [g for _, g in known], create_graph=again, allow_unused=True
+        )
+    return list(found)
+
+
+# ---- linear ---------------------------------------------------------------------------------------------------------
+
+
+def _linear_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    torch._check(
+        weight.dim() == 2 and x.dim() >= 1 and x.shape[-1] == weight.shape[1],
+        lambda: f"weight: got {list(weight.shape)}, wanted [N, K] for an input of shape {list(x.shape)} = [*, K]",
+    )
+    return (*x.shape[:-1], weight.shape[0])
+
+
+def _linear_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, save_preact: bool
+) -> tuple[Tensor, Tensor]:
+    shape = _linear_shape(x, weight)
+    return x.new_empty(shape), x.new_empty(shape if save_preact else (0,))
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, _, activation, save_preact = inputs
+    preact = output[1]
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(preact)
+    ctx.activation = activation
+    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    bent = activation != "none" and (need_x or need_weight or need_bias)
+    again = bent and not save_preact
+    ctx.save_for_backward(
+        x if need_weight or again else None,
+        weight if need_x or bent else None,
+        bias if bent else None,
+        preact if bent and save_preact else None,
+    )
+
+
+def _preact_of(
+    name: str, x: Tensor | None, weight: Tensor, bias: Tensor | None, saved: Tensor | None, activation: str
+) -> Tensor:
+    """The saved pre-activation; or the same numbers again, where it was not saved or where its history matters."""
+    if saved is not None and not torch.is_grad_enabled():
+        return saved
+    if x is None:
+        raise RuntimeError(
+            f"{name}: got create_graph=True with activation {activation!r} and a frozen weight, for which the input is "
+            "not kept; apply the activation outside, or let the weight require a gradient"
+        )
+    return linear(x, weight, bias, None, "none")
+
+
+def _linear_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+    dx = dw = db = None
+    if grad is not None and (need_x or need_weight or need_bias):
+        x, weight, bias, preact = ctx.saved_tensors
+        dz = grad
+        if ctx.activation != "none":
+            z = _preact_of("linear", x, weight, bias, preact, ctx.activation)
+            dz = activation_backward(grad, z, ctx.activation)
+        if need_x:
+            dx = linear_dgrad(dz, weight)
+        if need_weight or need_bias:
+            dw, db = linear_wgrad(dz, dz if x is None else x, want_weight=need_weight, want_bias=need_bias)
+    return dx, dw, db, grad if need_residual else None, None, None
+
+
+_linear = _differentiable("linear", _linear_fake, _linear_setup, _linear_backward)
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    save = activation != "none" and wants_grad(x, weight, bias)
+    output: Tensor = _linear(x, weight, bias, residual, activation, save)[0]
+    return output
+
+
+def linear_with_preact(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _linear(x, weight, bias, None, activation, True)
+    return result
+
+
+# ---- linear's two gradients -----------------------------------------------------------------------------------------
+
+
+def _dgrad_fake(grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str) -> Tensor:
+    return grad_output.new_empty((*grad_output.shape[:-1], weight.shape[1]))
+
+
+def _dgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_output, weight, preact, activation = inputs
+    ctx.activation = activation
+    ctx.save_for_backward(grad_output, weight, preact)
+
+
+def _dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    dz, weight, preact = ctx.saved_tensors
+    need_dz, need_weight, need_preact = ctx.needs_input_grad[:3]
+    inner, dpreact = grad, None
+    if preact is not None and ctx.activation != "none":
+        if need_preact:
+            # The gradient of activation_backward(dz w, preact) with respect to preact.
+            through = linear_dgrad(dz, weight)
+            dpreact = _activation_vjp(grad, through, preact, ctx.activation)[1]
+        inner = activation_backward(grad, preact, ctx.activation)
+    return (
+        linear(inner, weight) if need_dz else None,
+        linear_wgrad(dz, inner)[0] if need_weight else None,
+        dpreact,
+        None,
+    )
+
+
+_dgrad = _differentiable("linear_dgrad", _dgrad_fake, _dgrad_setup, _dgrad_backward)
+
+
+def linear_dgrad(grad_output: Tensor, weight: Tensor, preact: Tensor | None = None, activation: str = "none") -> Tensor:
+    grad: Tensor = _dgrad(grad_output, weight, preact, activation)
+    return grad
+
+
+def _wgrad_fake(
+    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor]:
+    rows, columns = grad_output.shape[-1], x.shape[-1]
+    weight_like = grad_output if accumulate is None else accumulate
+    return (
+        weight_like.new_empty((rows, columns) if want_weight else (0,)),
+        grad_output.new_empty((rows,) if want_bias else (0,)),
+    )
+
+
+def _wgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad_output, x, _, ctx.want_weight, ctx.want_bias = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad_output, x)
+
+
+def _wgrad_backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) -> tuple[Any, ...]:
+    dz, x = ctx.saved_tensors
+    need_dz, need_x, need_accumulate = ctx.needs_input_grad[:3]
+    ddz = dx = None
+    if ctx.want_weight and grad_weight is not None:
+        grad = grad_weight.to(x.dtype)
+        ddz = linear(x, grad) if need_dz else None
+        dx = linear_dgrad(dz, grad) if need_x else None
+    if ctx.want_bias and grad_bias is not None and need_dz:
+        ddz = grad_bias.expand_as(dz) if ddz is None else ddz + grad_bias
+    return ddz, dx, grad_weight if need_accumulate else None, None, None
+
+
+_wgrad = _differentiable("linear_wgrad", _wgrad_fake, _wgrad_setup, _wgrad_backward)
+
+
+def linear_wgrad(
+    grad_output: Tensor,
+    x: Tensor,
+    accumulate: Tensor | None = None,
+    want_weight: bool = True,
+    want_bias: bool = False,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dw, db); what is not asked for is None. With want_weight False, x is not looked at beyond its shape."""
+    dw, db = _wgrad(grad_output, x, accumulate, want_weight, want_bias)
+    return dw if want_weight else None, db if want_bias else None
+
+
+def _wgrad_inplace_fake(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
+    return None
+
+
+_wgrad_inplace = _dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linear_wgrad_)
+
+
+def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
+    with torch.no_grad():
+        _wgrad_inplace(grad_weight, grad_output, x)
+
+
+# ---- activations ----------------------------------------------------------------------------------------------------
+
+
+def _like_fake(preact: Tensor, activation: str) -> Tensor:
+    return preact.new_empty(preact.shape)
+
+
+def _activation_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    preact, ctx.activation = inputs
+    ctx.save_for_backward(preact)
+
+
+def _activation_backward_of(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return activation_backward(grad, ctx.saved_tensors[0], ctx.activation), None
+
+
+_activation = _differentiable("activation", _like_fake, _activation_setup, _activation_backward_of)
+
+
+def activation(preact: Tensor, activation: str) -> Tensor:
+    output: Tensor = _activation(preact, activation)
+    return output
+
+
+def _grad_like_fake(grad_output: Tensor, preact: Tensor, activation: str) -> Tensor:
+    return preact.new_empty(preact.shape)
+
+
+def _activation_vjp(grad: Tensor, grad_output: Tensor, preact: Tensor, activation: str) -> list[Any]:
+    return _vjp(lambda g, z: composed.activation_backward(g, z, activation), (grad_output, preact), (grad,))
+
+
+def _activation_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_output, preact, ctx.activation = inputs
+    ctx.save_for_backward(grad_output, preact)
+
+
+def _activation_grad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grad_output, preact = ctx.saved_tensors
+    return (*_activation_vjp(grad, grad_output, preact, ctx.activation), None)
+
+
+_activation_grad = _differentiable(
+    "activation_backward", _grad_like_fake, _activation_grad_setup, _activation_grad_backward
+)
+
+
+def activation_backward(grad_output: Tensor, preact: Tensor, activation: str) -> Tensor:
+    grad: Tensor = _activation_grad(grad_output, preact, activation)
+    return grad
+
+
+def _gated_like_fake(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return gate.new_empty(gate.shape)
+
+
+def _gated_activation_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gate, up, ctx.activation = inputs
+    ctx.save_for_backward(gate, up)
+
+
+def _gated_activation_backward_of(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    gate, up = ctx.saved_tensors
+    return (*gated_activation_backward(grad, gate, up, ctx.activation), None)
+
+
+_gated_activation = _differentiable(
+    "gated_activation", _gated_like_fake, _gated_activation_setup, _gated_activation_backward_of
+)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    output: Tensor = _gated_activation(gate, up, activation)
+    return output
+
+
+def _gated_grad_fake(grad_output: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+
+
+def _gated_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad_output, gate, up, ctx.activation = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad_output, gate, up)
+
+
+def _gated_grad_backward(ctx: Any, grad_gate: Tensor | None, grad_up: Tensor | None) -> tuple[Any, ...]:
+    name = ctx.activation
+    found = _vjp(
+        lambda g, a, b: composed.gated_activation_backward(g, a, b, name), ctx.saved_tensors, (grad_gate, grad_up)
+    )
+    return (*found, None)
+
+
+_gated_grad = _differentiable("gated_activation_backward", _gated_grad_fake, _gated_grad_setup, _gated_grad_backward)
+
+
+def gated_activation_backward(grad_output: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor] = _gated_grad(grad_output, gate, up, activation)
+    return grads
+
+
+# ---- gated linear ---------------------------------------------------------------------------------------------------
+
+
+def _gated_linear_fake(
+    x: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    activation: str,
+    save_preact: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = _linear_shape(x, gate_weight)
+    saved = shape if save_preact else (0,)
+    return x.new_empty(shape), x.new_empty(saved), x.new_empty(saved)
+
+
+def _gated_linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, gate_weight, up_weight, gate_bias, up_bias, activation, save_preact = inputs
+    _, gate, up = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(gate, up)
+    ctx.activation = activation
+    need_gate, need_up = ctx.needs_input_grad[1:3]
+    ctx.save_for_backward(
+        x if need_gate or need_up or not save_preact else None,
+        gate_weight,
+        up_weight,
+        gate_bias,
+        up_bias,
+        gate if save_preact else None,
+        up if save_preact else None,
+    )
+
+
+def gated_dgrad(dgate: Tensor, dup: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
+    """dgate wg + dup wu, rounded once: the first product stays in float32."""
+    rows = math.prod(dgate.shape[:-1])
+    dgate2, dup2 = dgate.reshape(rows, dgate.shape[-1]), dup.reshape(rows, dup.shape[-1])
+    wide = torch.float64 if dgate.dtype is torch.float64 else torch.float32
+    first = matmul(dgate2, gate_weight, out_dtype=wide)
+    both = matmul(dup2, up_weight, c=first, beta=1.0)
+    return both.reshape(*dgate.shape[:-1], gate_weight.shape[1])
+
+
+def _gated_linear_backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 7
+    x, gate_weight, up_weight, gate_bias, up_bias, gate, up = ctx.saved_tensors
+    gate = _preact_of("gated_linear", x, gate_weight, gate_bias, gate, ctx.activation)
+    up = _preact_of("gated_linear", x, up_weight, up_bias, up, ctx.activation)
+    dgate, dup = gated_activation_backward(grad, gate, up, ctx.activation)
+    return *gated_linear_grads(ctx.needs_input_grad[:5], dgate, dup, x, gate_weight, up_weight), None, None
+
+
+def gated_linear_grads(
+    needs: Sequence[bool], dgate: Tensor, dup: Tensor, x: Tensor | None, gate_weight: Tensor, up_weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (x, gate_weight, up_weight, gate_bias, up_bias), those that are needed."""
+    need_x, need_gate, need_up, need_gate_bias, need_up_bias = needs
+    dx = gated_dgrad(dgate, dup, gate_weight, up_weight) if need_x else None
+    dgate_weight = dup_weight = dgate_bias = dup_bias = None
+    if need_gate or need_gate_bias:
+        dgate_weight, dgate_bias = linear_wgrad(
+            dgate, dgate if x is None else x, want_weight=need_gate, want_bias=need_gate_bias
+        )
+    if need_up or need_up_bias:
+        dup_weight, dup_bias = linear_wgrad(dup, dup if x is None else x, want_weight=need_up, want_bias=need_up_bias)
+    return dx, dgate_weight, dup_weight, dgate_bias, dup_bias
+
+
+_gated_linear = _differentiable("gated_linear", _gated_linear_fake, _gated_linear_setup, _gated_linear_backward)
+
+
+def gated_linear(
+    x: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: str = "silu",
+) -> Tensor:
+    save = wants_grad(x, gate_weight, up_weight, gate_bias, up_bias)
+    output: Tensor = _gated_linear(x, gate_weight, up_weight, gate_bias, up_bias, activation, save)[0]
+    return output
+
+
+def gated_linear_with_preact(
+    x: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = _gated_linear(
+        x, gate_weight, up_weight, gate_bias, up_bias, activation, True
+    )
+    return result
+
+
+# ---- matmul ---------------------------------------------------------------------------------------------------------
+
+
+def _matmul_fake(
+    a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float, out_dtype: torch.dtype | None
+) -> Tensor:
+    torch._check(
+        a.dim() >= 2 and b.dim() >= 2 and a.shape[-1] == b.shape[-2],
+        lambda: f"other: got {list(b.shape)}, wanted [*, K, N] for an input of shape {list(a.shape)} = [*, M, K]",
+    )
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return a.new_empty((*batch, a.shape[-2], b.shape[-1]), dtype=out_dtype or a.dtype)
+
+
+def _matmul_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, c, ctx.alpha, ctx.beta, _ = inputs
+    need_a, need_b = ctx.needs_input_grad[:2]
+    ctx.c_dtype = None if c is None else c.dtype
+    ctx.shapes = a.shape, b.shape
+    ctx.save_for_backward(a if need_b else None, b if need_a else None)
+
+
+def _reduced(left: Tensor, right: Tensor, alpha: float, shape: torch.Size) -> Tensor:
+    """alpha left @ right summed over the batch dimensions that `shape` lacks, in float32 until the last rounding."""
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    if shape[:-2] == batch:
+        return matmul(left, right, alpha=alpha)
+    wide = torch.float64 if left.dtype is torch.float64 else torch.float32
+    return matmul(left, right, alpha=alpha, out_dtype=wide).sum_to_size(shape).to(left.dtype)
+
+
+def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    a, b = ctx.saved_tensors
+    a_shape, b_shape = ctx.shapes
+    da = db = dc = None
+    if b is not None:
+        da = _reduced(grad.to(b.dtype), b.mT, ctx.alpha, a_shape)
+    if a is not None and len(b_shape) == 2:
+        rows = math.prod(a_shape[:-1])
+        flat = grad.to(a.dtype).reshape(rows, grad.shape[-1])
+        db = matmul(a.reshape(rows, a_shape[-1]).mT, flat, alpha=ctx.alpha)
+    elif a is not None:
+        db = _reduced(a.mT, grad.to(a.dtype), ctx.alpha, b_shape)
+    if ctx.needs_input_grad[2]:
+        dc = (grad * ctx.beta).to(ctx.c_dtype)
+    return da, db, dc, None, None, None
+
+
+_matmul = _differentiable("matmul", _matmul_fake, _matmul_setup, _matmul_backward)
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    output: Tensor = _matmul(a, b, c, alpha, beta, out_dtype)
+    return output
+
+
+# ---- autocast -------------------------------------------------------------------------------------------------------
+
+
+def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors as a forward op sees them: in the active dtype where autocast is on, else unchanged."""
+    first = next(t for t in tensors if t is not None)
+    device = first.device.type
+    if device not in _DEVICES or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None else _cast(t, device, dtype) for t in tensors)
+
+
+def _cast(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    eligible = value.is_floating_point() and value.device.type == device and value.dtype is not torch.float64
+    return value.to(dtype) if eligible else value
+
+
+def _autocast(name: str, device: str, tensors: int) -> None:
+    """Casts the first `tensors` arguments. Backward and in-place ops have no rule: they keep their operands' dtype."""
+    op = getattr(ops, name).default
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.__members__[f"Autocast{_DEVICES[device]}"])
+
+    def kernel(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        cast = [_cast(a, device, dtype) if isinstance(a, Tensor) else a for a in args[:tensors]]
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return op(*cast, *args[tensors:])
+
+    _LIBRARY.impl(name, kernel, f"Autocast{_DEVICES[device]}")
+
+
+for _device in _DEVICES:
+    _autocast("linear", _device, 4)
+    _autocast("gated_linear", _device, 5)
+    _autocast("matmul", _device, 2)  # c may be wider than the output

@@ -1,0 +1,267 @@
+"""Linear layers with everything that surrounds the product fused into it.
+
+Shapes are torch's: input [*, K], weight [N, K], bias [N]; any strides. Sums are taken in float32. Where a formula has
+an activation, it sees the *rounded* pre-activation z = round(x w^T + b), which is also what backward sees, so that a
+gradient belongs to exactly the value that was computed. Infinities and NaNs propagate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfops._ops import linear as _ops
+
+
+def _check_activation(activation: str, known: Sequence[str]) -> None:
+    if activation not in known:
+        raise ValueError(
+            f"activation: got {activation!r}, wanted one of {', '.join(known)}; "
+            "apply any other function to the result of linear(...)"
+        )
+
+
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """y = act(x w^T + b) + residual, as one kernel.
+
+    Shapes: input [*, K], weight [N, K], bias [N], residual and result [*, N]; any of the sizes may be 0.
+    Dtypes: float16, bfloat16 or float32, the same for all. Under autocast all are cast to the active dtype.
+    activation: "none", "relu", "gelu", "gelu_tanh" or "silu".
+    Numerics: z = round(x w^T + b) from a float32 sum, y = round(act(z) + residual); without activation
+    y = round(x w^T + b + residual). relu'(0) = 0.
+    Saved for backward: input (if weight needs a gradient), weight (if input does), and z if there is an activation.
+    Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
+    """
+    _check_activation(activation, _ops.ACTIVATIONS)
+    return _ops.linear(input, weight, bias, residual, activation)
+
+
+def gated_linear(
+    input: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    *,
+    activation: str = "silu",
+) -> Tensor:
+    """y = act(x wg^T + bg) * (x wu^T + bu): SwiGLU ("silu"), GeGLU ("gelu", "gelu_tanh"), ReGLU ("relu").
+
+    Shapes: input [*, K], both weights [N, K], both biases [N], result [*, N]. Dtypes as for `linear`.
+    Numerics: both factors' inputs are rounded, then y = round(act(gate) * up). The gradient of input is the sum of two
+    products and is rounded once.
+    Saved for backward: input (if a weight needs a gradient), the weights, gate and up.
+    Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
+    """
+    _check_activation(activation, _ops.GATED_ACTIVATIONS)
+    return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
+
+
+def matmul(
+    input: Tensor,
+    other: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    c: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """D = alpha (A B) + beta C, rounded once.
+
+    Shapes: input [*, M, K], other [*, K, N]; batch dimensions as in torch.matmul, at least two dimensions each; c has
+    the shape of the result. A transposed operand (`a.mT`) is read through its strides, not copied.
+    Dtypes: input and other of one of float16, bfloat16, float32; result in `out_dtype` (default: theirs); c in the
+    result's dtype or float32. With beta == 0 the content of c is not looked at. Autocast casts input, other.
+    Saved for backward: each of input and other, if the other one needs a gradient.
+    Raises RuntimeError for shapes, dtypes or devices that do not fit; ValueError for beta without c.
+    """
+    if c is None and beta != 0:
+        raise ValueError(f"c: got None with beta = {beta}, wanted a tensor of the result's shape; or leave beta at 0")
+    return _ops.matmul(input, other, c, float(alpha), float(beta), out_dtype)
+
+
+def linear_dgrad(
+    grad_output: Tensor, weight: Tensor, *, preact: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    """dx = (dy w) * act'(preact): the gradient of a linear layer's input, and of the activation before it.
+
+    Shapes: grad_output [*, N], weight [N, K], preact and result [*, K]. preact is the pre-activation of the layer
+    *below*, so the result is the gradient of that layer's x w^T + b. Dtypes: one of float16, bfloat16, float32.
+    Saved for backward: all inputs; differentiable. Not subject to autocast.
+    Raises ValueError for an unknown activation or one without preact, RuntimeError for what does not fit.
+    """
+    _check_activation(activation, _ops.ACTIVATIONS)
+    if activation != "none" and preact is None:
+        raise ValueError(
+            f"preact: got None with activation {activation!r}, wanted the pre-activation whose derivative is meant"
+        )
+    return _ops.linear_dgrad(grad_output, weight, preact, activation)
+
+
+def linear_wgrad(
+    grad_output: Tensor, input: Tensor, *, accumulate_into: Tensor | None = None, bias: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """dw = dz^T x and, with bias=True, db = column sums of dz: a linear layer's parameter gradients.
+
+    Shapes: grad_output [*, N], input [*, K]; dw [N, K], db [N]. Dtypes: one of float16, bfloat16, float32.
+    accumulate_into: a [N, K] tensor (float16, bfloat16, float32) that dw is added to in place, with one rounding from
+    the float32 sum; it is then the dw that is returned, and autograd does not record the addition.
+    Saved for backward: both inputs (without accumulate_into); differentiable. Not subject to autocast.
+    Raises RuntimeError for shapes, dtypes or devices that do not fit.
+    """
+    if accumulate_into is None:
+        grad_weight, grad_bias = _ops.linear_wgrad(grad_output, input, want_bias=bias)
+            return grad_weight, grad_bias
+    _ops.linear_wgrad_(accumulate_into, grad_output, input)
+    grad_bias = _ops.linear_wgrad(grad_output, input, want_weight=False, want_bias=True)[1] if bias else None
+    return accumulate_into, grad_bias
+
+
+def _apply(function: Any, *args: Any) -> Tensor:
+    output: Tensor = function.apply(*args)
+    return output
+
+
+class _MLP(torch.autograd.Function):
+    """Keeps x and z only: the hidden activation is computed again when the second layer's weight gradient needs it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        residual: Tensor | None,
+        activation: str,
+    ) -> Tensor:
+        hidden, z = _ops.linear_with_preact(x, w1, b1, activation)
+        ctx.activation = activation
+        ctx.save_for_backward(x, z, w1, b1, w2)
+        return _ops.linear(hidden, w2, b2, residual)
+
+    @staticmethod
+    @_ops.calm
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, z, w1, b1, w2 = ctx.saved_tensors
+        need_x, need_w1, need_b1, need_w2, need_b2, need_residual, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # create_graph: the saved z has no history
+            z = _ops.linear(x, w1, b1)
+        dx = dw1 = db1 = dw2 = db2 = None
+        if need_w2 or need_b2:
+            hidden = _ops.activation(z, ctx.activation) if need_w2 else z
+            dw2, db2 = _ops.linear_wgrad(grad, hidden, want_weight=need_w2, want_bias=need_b2)
+        if need_x or need_w1 or need_b1:
+            dz = _ops.linear_dgrad(grad, w2, z, ctx.activation)
+            if need_w1 or need_b1:
+                dw1, db1 = _ops.linear_wgrad(dz, x, want_weight=need_w1, want_bias=need_b1)
+            if need_x:
+                dx = _ops.linear_dgrad(dz, w1)
+        return dx, dw1, db1, dw2, db2, grad if need_residual else None, None
+
+
+def mlp(
+    input: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    *,
+    activation: str = "gelu",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """y = act(x w1^T + b1) w2^T + b2 + residual: two linear layers as one differentiable function.
+
+    Shapes: input [*, K], fc1_weight [H, K], fc1_bias [H], fc2_weight [N, H], fc2_bias [N], residual and result [*, N].
+    Dtypes, activations, numerics and autocast as for `linear`; the result and the gradients are, bit for bit, those of
+    two calls of `linear`, except that the hidden gradient is not rounded before it meets the activation's derivative.
+    Saved for backward: input and z = x w1^T + b1 [*, H]. The hidden activation is not kept but computed again, and the
+    activation's derivative is applied inside the second layer's dgrad.
+    Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
+    """
+    _check_activation(activation, _ops.ACTIVATIONS)
+    tensors = _ops.autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
+    if _ops.wants_grad(*tensors):
+        return _apply(_MLP, *tensors, activation)
+    x, w1, b1, w2, b2, residual = tensors
+    return _ops.linear(_ops.linear(x, w1, b1, None, activation), w2, b2, residual)
+
+
+class _GatedMLP(torch.autograd.Function):
+    """Keeps x and the two factors' inputs; the hidden activation is computed again for the last weight gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gate_weight: Tensor,
+        up_weight: Tensor,
+        down_weight: Tensor,
+        gate_bias: Tensor | None,
+        up_bias: Tensor | None,
+        down_bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str,
+    ) -> Tensor:
+        hidden, gate, up = _ops.gated_linear_with_preact(x, gate_weight, up_weight, gate_bias, up_bias, activation)
+        ctx.activation = activation
+        ctx.save_for_backward(x, gate, up, gate_weight, up_weight, down_weight, gate_bias, up_bias)
+        return _ops.linear(hidden, down_weight, down_bias, residual)
+
+    @staticmethod
+    @_ops.calm
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, gate, up, gate_weight, up_weight, down_weight, gate_bias, up_bias = ctx.saved_tensors
+        need_x, need_gate, need_up, need_down, need_gb, need_ub, need_db, need_residual, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # create_graph: what was saved has no history
+            gate, up = _ops.linear(x, gate_weight, gate_bias), _ops.linear(x, up_weight, up_bias)
+        dx = dgate_weight = dup_weight = ddown_weight = dgb = dub = ddb = None
+        if need_down or need_db:
+            hidden = _ops.gated_activation(gate, up, ctx.activation) if need_down else gate
+            ddown_weight, ddb = _ops.linear_wgrad(grad, hidden, want_weight=need_down, want_bias=need_db)
+        if need_x or need_gate or need_up or need_gb or need_ub:
+            dhidden = _ops.linear_dgrad(grad, down_weight)
+            dgate, dup = _ops.gated_activation_backward(dhidden, gate, up, ctx.activation)
+            dx, dgate_weight, dup_weight, dgb, dub = _ops.gated_linear_grads(
+                (need_x, need_gate, need_up, need_gb, need_ub), dgate, dup, x, gate_weight, up_weight
+            )
+        return dx, dgate_weight, dup_weight, ddown_weight, dgb, dub, ddb, grad if need_residual else None, None
+
+
+def gated_mlp(
+    input: Tensor,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    down_weight: Tensor,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    *,
+    activation: str = "silu",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """y = (act(x wg^T + bg) * (x wu^T + bu)) wd^T + bd + residual: a transformer's gated block as one function.
+
+    Shapes: input [*, K], gate_weight and up_weight [H, K], down_weight [N, H], their biases [H], [H], [N], residual and
+    result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`.
+    Saved for backward: input and the rounded inputs of both factors, gate and up [*, H]. The product of the two is not
+    kept but computed again.
+    Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
+    """
+    _check_activation(activation, _ops.GATED_ACTIVATIONS)
+    tensors = _ops.autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
+    if _ops.wants_grad(*tensors):
+        return _apply(_GatedMLP, *tensors, activation)
+    x, wg, wu, wd, bg, bu, bd, residual = tensors
+    return _ops.linear(_ops.gated_linear(x, wg, wu, bg, bu, activation), wd, bd, residual)
