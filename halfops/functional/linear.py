@@ -121,7 +121,8 @@ def linear_wgrad(
     """
     if accumulate_into is None:
         grad_weight, grad_bias = _ops.linear_wgrad(grad_output, input, want_bias=bias)
-            return grad_weight, grad_bias
+        assert grad_weight is not None
+        return grad_weight, grad_bias
     _ops.linear_wgrad_(accumulate_into, grad_output, input)
     grad_bias = _ops.linear_wgrad(grad_output, input, want_weight=False, want_bias=True)[1] if bias else None
     return accumulate_into, grad_bias
