@@ -6,7 +6,15 @@ the functions exported here.
 
 import torch
 
-from halfops import _C  # type: ignore[attr-defined]  # noqa: F401  (importing it registers the ops)
+try:
+    import halfops._C as _C  # noqa: F401  (importing it registers the ops)
+except ImportError as error:
+    raise ImportError(
+        f"halfops: the compiled part cannot be loaded ({error}). Ways out:\n"
+        "  1. in a checkout: python setup.py build_ext --inplace\n"
+        "  2. as a package: pip install --no-build-isolation --force-reinstall --no-deps .\n"
+        f"This torch is {torch.__version__}; halfops needs 2.11 or newer."
+    ) from error
 
 ops = torch.ops.halfops
 
