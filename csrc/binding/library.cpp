@@ -52,6 +52,12 @@ STABLE_TORCH_LIBRARY(halfops, m) {
     // conversions between a 16-bit weight with its 16-bit remainder and the float32 master that the pair stands for
     m.def("split_master(Tensor master, ScalarType dtype) -> (Tensor weight, Tensor remainder)");
     m.def("join_master(Tensor weight, Tensor remainder) -> Tensor");
+    // with the rounding named; "stochastic" draws what element i of tensor `key` draws in step `step`
+    m.def("cast(Tensor input, ScalarType dtype, str rounding, int seed, int step, int key) -> Tensor");
+    // what a rule declares: its columns of hyper, its moments
+    m.def("optim_rules() -> str[]");
+    m.def("optim_hyper_names(str rule) -> str[]");
+    m.def("optim_state_names(str rule) -> str[]");
 
     m.def("cpu_variant() -> str");
     m.def("cpu_variants() -> str[]");

@@ -1,0 +1,26 @@
+// Whether a step happens at all, and what its gradients are multiplied by. On the device in a CUDA step: no one waits.
+#pragma once
+
+#include <cmath>
+
+#include "core/macros.h"
+
+namespace halfops::optim {
+
+struct Gate {
+    bool open;
+    double grad_factor;
+};
+
+// inv_scale * clip, clip = min(1, max_grad_norm / (norm + 1e-6)) with the norm of the unscaled gradients, as in torch's
+// clip_grad_norm_. Closed if an overflow was found, or if the factor or the norm is infinite or NaN.
+HALFOPS_HD Gate gate(double grad_scale, double found_inf, double sum_of_squares, double max_grad_norm) {
+    const double inv_scale = 1.0 / grad_scale;
+    const double clip = max_grad_norm / (sqrt(sum_of_squares) * inv_scale + 1e-6);
+    const double factor = clip < 1.0 ? inv_scale * clip : inv_scale;
+    // x - x is 0 for finite x only.
+    const bool finite = factor - factor == 0.0 && sum_of_squares - sum_of_squares == 0.0;
+    return {found_inf == 0.0 && finite, factor};
+}
+
+}  // namespace halfops::optim

@@ -1,0 +1,74 @@
+// Front door of the optim room: one step of an optimizer for a list of tensors of any dtypes and groups.
+//
+// The caller has checked everything; nothing here fails. Engines skip the whole step, step counts included, when the
+// gate (gate.h) is closed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "math/update/all.h"
+
+namespace halfops::optim {
+
+enum class MasterFormat : int32_t { none, split, f32 };
+enum class Rounding : int32_t { nearest, stochastic };
+
+// One parameter with all that belongs to it: contiguous arrays of numel elements on the engine's device.
+struct ParamTensor {
+    void* weight;
+    const void* grad;                   // dtype of the weight
+    void* master;                       // int16 (split), float (f32) or null (none)
+    float* states[update::kMaxStates];  // as many as the rule has
+    float* step;                        // this tensor's count, advanced by one
+    const double* hyper;                // the rule's columns
+    int64_t numel;
+    DType dtype;
+    MasterFormat master_format;
+    uint32_t key;  // of stochastic rounding
+};
+
+struct Step {
+    const ParamTensor* tensors;
+    int64_t count;
+    int rule;  // index into rules()
+    Rounding rounding;
+    uint64_t seed;
+    const float* grad_scale;       // null: 1
+    const float* found_inf;        // null: 0
+    const double* sum_of_squares;  // of the gradients as they are (scaled); null: unknown
+    double max_grad_norm;          // used if sum_of_squares is known; infinity: no clipping
+};
+
+// What a rule declares (math/update/all.h).
+struct RuleInfo {
+    std::string name;
+    std::vector<std::string> hypers, states;
+};
+
+const std::vector<RuleInfo>& rules();
+int rule_index(const std::string& name);  // throws a sentence that lists the rules
+
+namespace cpu {
+
+void step(const Step& step, const Parallel& parallel);
+
+// master [n] <-> weight [n] of a 16-bit dtype and remainder [n]
+void split(const float* master, DType dtype, void* weight, int16_t* remainder, int64_t n, const Parallel& parallel);
+void join(DType dtype, const void* weight, const int16_t* remainder, float* master, int64_t n,
+          const Parallel& parallel);
+
+// Any of the three dtypes to any other; stochastic rounding draws as tensor `key` at `step` does.
+struct Cast {
+    DType from, to;
+    Rounding rounding;
+    uint64_t seed;
+    uint32_t step, key;
+};
+void cast(const Cast& cast, const void* source, void* target, int64_t n, const Parallel& parallel);
+
+}  // namespace cpu
+}  // namespace halfops::optim

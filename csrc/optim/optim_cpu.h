@@ -1,0 +1,58 @@
+// What each CPU variant of the optim engine offers; optim_cpu.cpp picks one.
+#pragma once
+
+#include <cstring>
+
+#include "optim/optim.h"
+
+namespace halfops::optim {
+
+// The scalars of one tensor's rule, of whatever type that rule's are.
+struct AnyScalars {
+    alignas(8) unsigned char bytes[64];
+
+    template <class Scalars>
+    HALFOPS_INLINE Scalars as() const {
+        static_assert(sizeof(Scalars) <= sizeof(bytes), "a rule's scalars must fit into AnyScalars");
+        Scalars scalars;
+        memcpy(&scalars, bytes, sizeof(scalars));
+        return scalars;
+    }
+    template <class Scalars>
+    HALFOPS_INLINE void set(const Scalars& scalars) {
+        static_assert(sizeof(Scalars) <= sizeof(bytes), "a rule's scalars must fit into AnyScalars");
+        memcpy(bytes, &scalars, sizeof(scalars));
+    }
+};
+
+// One tensor in one step.
+struct Job {
+    ParamTensor tensor;
+    AnyScalars scalars;
+    int rule;
+    Rounding rounding;
+    uint64_t seed;
+    uint32_t step;
+};
+
+struct Norms {
+    double weight_sq, direction_sq;
+};
+
+// All on elements [begin, end) of a tensor; begin is a multiple of kChunk.
+inline constexpr int64_t kChunk = 1 << 15;
+
+struct CpuEngine {
+    void (*update)(const Job& job, int64_t begin, int64_t end);
+    Norms (*measure)(const Job& job, int64_t begin, int64_t end);  // rules that need norms, before update
+    void (*split)(const float* master, DType dtype, void* weight, int16_t* remainder, int64_t begin, int64_t end);
+    void (*join)(DType dtype, const void* weight, const int16_t* remainder, float* master, int64_t begin, int64_t end);
+    void (*cast)(const cpu::Cast& cast, const void* source, void* target, int64_t begin, int64_t end);
+};
+
+extern const CpuEngine kPortable;
+#if defined(__x86_64__)
+extern const CpuEngine kAvx2, kAvx512;
+#endif
+
+}  // namespace halfops::optim
