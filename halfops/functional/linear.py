@@ -7,7 +7,6 @@ gradient belongs to exactly the value that was computed. Infinities and NaNs pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from halfops._ops import linear as _ops
 
 
-def _check_activation(activation: str, known: Sequence[str]) -> None:
+def check_activation(activation: str, *, gated: bool = False) -> None:
+    known = _ops.GATED_ACTIVATIONS if gated else _ops.ACTIVATIONS
     if activation not in known:
         raise ValueError(
             f"activation: got {activation!r}, wanted one of {', '.join(known)}; "
@@ -42,7 +42,7 @@ def linear(
     Saved for backward: input (if weight needs a gradient), weight (if input does), and z if there is an activation.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
-    _check_activation(activation, _ops.ACTIVATIONS)
+    check_activation(activation)
     return _ops.linear(input, weight, bias, residual, activation)
 
 
@@ -63,7 +63,7 @@ def gated_linear(
     Saved for backward: input (if a weight needs a gradient), the weights, gate and up.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
-    _check_activation(activation, _ops.GATED_ACTIVATIONS)
+    check_activation(activation, gated=True)
     return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
 
 
@@ -100,7 +100,7 @@ def linear_dgrad(
     Saved for backward: all inputs; differentiable. Not subject to autocast.
     Raises ValueError for an unknown activation or one without preact, RuntimeError for what does not fit.
     """
-    _check_activation(activation, _ops.ACTIVATIONS)
+    check_activation(activation)
     if activation != "none" and preact is None:
         raise ValueError(
             f"preact: got None with activation {activation!r}, wanted the pre-activation whose derivative is meant"
@@ -191,7 +191,7 @@ def mlp(
     activation's derivative is applied inside the second layer's dgrad.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
-    _check_activation(activation, _ops.ACTIVATIONS)
+    check_activation(activation)
     tensors = _ops.autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
     if _ops.wants_grad(*tensors):
         return _apply(_MLP, *tensors, activation)
@@ -260,7 +260,7 @@ def gated_mlp(
     kept but computed again.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
-    _check_activation(activation, _ops.GATED_ACTIVATIONS)
+    check_activation(activation, gated=True)
     tensors = _ops.autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
     if _ops.wants_grad(*tensors):
         return _apply(_GatedMLP, *tensors, activation)
