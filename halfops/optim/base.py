@@ -1,0 +1,273 @@
+"""What all optimizers share: the fused step, masters, clipping, loss scaling, checkpoints."""
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from halfops._ops import ops
+from halfops.optim import checks
+from halfops.optim.storage import convert_state, master_name, new_master, read_master, zeros
+from halfops.optim.worklist import Call, WorkList, build_call
+
+
+class HalfOptimizer(Optimizer):
+    """Base of halfops' optimizers: one pass over memory per step, for every tensor of every parameter group.
+
+    Parameters may be float16, bfloat16 and float32, mixed, dense in any order of dimensions. All arithmetic and all
+    states are float32. A 16-bit parameter has a float32 master, kept as `master` says:
+
+    - `"split"`: the weight plus a 16-bit remainder (state `master_remainder`). Lossless for bfloat16 always, for float16
+      from |w| = 2^-15 to its maximum; below, within 2^-39.
+    - `"fp32"`: a float32 copy (state `master_param`).
+    - `"none"`: the weight is all there is; `rounding` says how an update is rounded to it, `"nearest"` or `"stochastic"`.
+      Stochastic bits depend on (seed, step, position of the parameter, element) and on nothing else.
+
+    Masters are authoritative: whoever changes weights from outside calls `sync_master_from_model()`.
+
+    `max_grad_norm` clips the norm of all gradients of this optimizer, as `torch.nn.utils.clip_grad_norm_` would; the
+    gradients themselves are not changed. With it, a non-finite gradient skips the step even without a scaler.
+
+    `step()` understands the protocol of `torch.amp.GradScaler` for fused optimizers: the gradients are unscaled inside
+    the update, and an overflow skips the whole step: weights, states and step counts stay as they are. Nothing is read
+    back to the host. `fused_unscale=False` turns this off for tools that insist on unscaling themselves.
+
+    Load a model's state_dict before its optimizer's: masters of another kind are converted with the weights at hand.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        master: str,
+        rounding: str,
+        max_grad_norm: float | None,
+        state_dtype: torch.dtype,
+        seed: int,
+        fused_unscale: bool,
+    ) -> None:
+        checks.one_of("master", master, checks.MASTERS)
+        checks.one_of("rounding", rounding, checks.ROUNDINGS)
+        checks.state_dtype(state_dtype)
+        checks.seed(seed)
+        if max_grad_norm is not None:
+            checks.number("max_grad_norm", max_grad_norm)
+            max_grad_norm = float(max_grad_norm)
+        self.master, self.rounding, self.max_grad_norm = master, rounding, max_grad_norm
+        self.state_dtype, self.seed = state_dtype, seed
+        self._step_supports_amp_scaling = bool(fused_unscale)
+        self._work: WorkList | None = None
+        if not isinstance(params, Tensor):
+            params = list(params)
+            if not params:
+                raise ValueError("params: got an empty list, wanted at least one parameter; is the model empty?")
+        super().__init__(params, defaults)
+
+    def _rule(self, group: dict[str, Any]) -> str:
+        """The name of the update rule in the library."""
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises for hyper-parameters that make no sense."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if isinstance(param_group, dict):
+            checks.unsupported(param_group)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            checks.unsupported(group)
+            self._check_group(group)
+            checks.no_duplicates(group["params"])
+            before = sum(len(other["params"]) for other in self.param_groups[:-1])
+            for i, param in enumerate(group["params"], before):
+                checks.parameter(f"parameter {i}", param, self.master, self.rounding)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of every parameter that has a gradient. Returns what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = self._prepare()
+        try:
+            self._run(work.calls)
+        finally:
+            work.release_gradients()
+        return loss
+
+    def _run(self, calls: list[Call]) -> None:
+        numbers = [call.hyper.read() for call in calls]
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        sum_of_squares = None
+        if self.max_grad_norm is not None and calls:
+            sum_of_squares = getattr(self, "grad_sumsq", None)
+            if sum_of_squares is None:
+                first, *others = (ops.grad_stats(call.grads, False)[1] for call in calls)
+                sum_of_squares = sum((other.to(first.device) for other in others), first)
+        for call, values in zip(calls, numbers):
+            call.hyper.write(values)
+            ops.optim_step_(
+                call.rule,
+                call.params,
+                call.grads,
+                call.masters,
+                call.states,
+                call.steps,
+                call.rows,
+                call.hyper.table,
+                scalar_on(call.device, grad_scale, torch.float32),
+                scalar_on(call.device, found_inf, torch.float32),
+                scalar_on(call.device, sum_of_squares, torch.float64),
+                self.max_grad_norm,
+                self.rounding,
+                self.seed,
+            )
+            # The op writes behind autograd's back; a graph that saved one of these weights must notice.
+            torch.autograd.graph.increment_version(call.params)
+
+    def _prepare(self) -> WorkList:
+        """The step's tensors, checked, from the cache where nothing changed."""
+        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        grads = [param.grad for param in params]
+        present = [grad is not None for grad in grads]
+        rules = [self._rule(group) for group in self.param_groups for _ in group["params"]]
+        work = self._work
+        if work is None or not work.holds(params, rules, self.state, present):
+            self._work = None
+            work = WorkList(params, rules, self.state)
+            self._check_before_building(params, grads)
+            self._build(work, present)
+        work.take_gradients(grads)
+        self._work = work
+        return work
+
+    def _check_before_building(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
+        for i, (param, grad) in enumerate(zip(params, grads)):
+            if grad is not None:
+                checks.parameter(f"parameter {i}", param, self.master, self.rounding)
+                checks.gradient(f"parameter {i}", param, grad)
+
+    def _build(self, work: WorkList, present: list[bool]) -> None:
+        members: dict[tuple[torch.device, str], list[tuple[int, Tensor, dict[str, Any]]]] = {}
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        for i, param in enumerate(work.params):
+            if present[i]:
+                self._ensure_state(param, work.rules[i])
+                members.setdefault((param.device, work.rules[i]), []).append((i, param, groups[i]))
+        work.calls = [build_call(rule, device, each, self.state) for (device, rule), each in members.items()]
+        work.remember(present)
+
+    def _ensure_state(self, param: Tensor, rule: str) -> None:
+        state = self.state[param]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+        for name in ops.optim_state_names(rule):
+            if name not in state:
+                state[name] = zeros(param, self.state_dtype)
+        wanted = master_name(param, self.master)
+        for name in ("master_param", "master_remainder"):
+            if name != wanted:
+                state.pop(name, None)
+        if wanted is not None and wanted not in state:
+            state[wanted] = new_master(param, wanted)
+
+    def _parameters(self) -> Iterable[Tensor]:
+        return chain.from_iterable(group["params"] for group in self.param_groups)
+
+    @torch.no_grad()
+    def master_params(self) -> list[Tensor]:
+        """Float32 copies of all masters, in the order of the parameters: what the model would be without 16 bits."""
+        return [read_master(param, self.state.get(param, {})) for param in self._parameters()]
+
+    @torch.no_grad()
+    def sync_master_from_model(self) -> None:
+        """Makes the weights, changed from outside (`model.load_state_dict`, an edit), the masters."""
+        for param in self._parameters():
+            state = self.state.get(param, {})
+            if "master_param" in state:
+                state["master_param"].copy_(param)
+            if "master_remainder" in state:
+                state["master_remainder"].zero_()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a checkpoint of this class or of torch.optim's class of the same name; everything is copied.
+
+        Moments and masters keep every bit, unlike in torch, which would cast them to the parameter's dtype. A master
+        saved by another `master=` is converted exactly; one that is missing is built from the weights. Where float32
+        masters become `"split"` or float32 parameters, the weights follow them.
+
+        Errors leave weights, states and groups as they were.
+        """
+        loaded: list[tuple[Tensor, dict[str, Any], Tensor | None]] = []
+
+        def prepare(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+            groups, rest = self._convert(saved, loaded)
+            return {**saved, "state": rest, "param_groups": groups}
+
+        def install(_: Optimizer) -> None:
+            with torch.no_grad():
+                for param, state, weight in loaded:
+                    self.state[param] = state
+                    if weight is not None:
+                        param.copy_(weight)
+
+        # Innermost of all hooks: the user's see the checkpoint before, and the loaded optimizer after.
+        before = self.register_load_state_dict_pre_hook(prepare)
+        after = self.register_load_state_dict_post_hook(install, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    @torch.no_grad()
+    def _convert(
+        self, saved: dict[str, Any], loaded: list[tuple[Tensor, dict[str, Any], Tensor | None]]
+    ) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+        """The checkpoint's groups, and its state of no parameter; each parameter's state goes to loaded."""
+        groups = [{**self.defaults, **group} for group in saved["param_groups"]]
+        sizes = [len(group["params"]) for group in groups]
+        wanted = [len(group["params"]) for group in self.param_groups]
+        if sizes != wanted:
+            raise ValueError(
+                f"state_dict: got parameter groups of {sizes} tensors, wanted {wanted}; "
+                "does the checkpoint belong to this model, grouped in the same way?"
+            )
+        for group in groups:
+            checks.unsupported(group)
+            self._check_group(group)
+        ids = list(chain.from_iterable(group["params"] for group in groups))
+        rules = [self._rule(group) for group in groups for _ in group["params"]]
+        for i, (key, param, rule) in enumerate(zip(ids, self._parameters(), rules)):
+            entry = saved["state"].get(key)
+            if entry:
+                names = list(ops.optim_state_names(rule))
+                state, weight = convert_state(f"parameter {i}", param, entry, names, self.master, self.state_dtype)
+                loaded.append((param, state, weight))
+        known = set(ids)
+        return groups, {key: value for key, value in saved["state"].items() if key not in known}
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("master", "rounding", "max_grad_norm", "state_dtype", "seed", "_step_supports_amp_scaling")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._work = None
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+
+
+def scalar_on(device: torch.device, value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if value is None else value.to(device=device, dtype=dtype, non_blocking=True)

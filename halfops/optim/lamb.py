@@ -1,0 +1,73 @@
+"""LAMB (arXiv 1904.00962): Adam's direction, scaled per tensor to the weight's own norm, for large batches."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfops.optim import checks
+from halfops.optim.base import HalfOptimizer
+
+
+class LAMB(HalfOptimizer):
+    """LAMB for float16, bfloat16 and float32 parameters.
+
+        m = beta1 m + (1 - beta1) g                   v = beta2 v + (1 - beta2) g^2
+        d = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay w
+        w = w - lr (|w| / |d|) d                      (norms over the whole tensor; ratio 1 where one of them is 0)
+
+    `foreach`, `capturable` and `fused` are accepted and have no effect, because the step always is all three;
+    `differentiable` must be False. The other keyword-only arguments are described in `halfops.optim.HalfOptimizer`.
+
+    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (float32), `master_remainder` (int16) or `master_param` (float32).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        master: str = "split",
+        rounding: str = "nearest",
+        max_grad_norm: float | None = None,
+        state_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        fused_unscale: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(
+            params,
+            defaults,
+            master=master,
+            rounding=rounding,
+            max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
+            seed=seed,
+            fused_unscale=fused_unscale,
+        )
+
+    def _rule(self, group: dict[str, Any]) -> str:
+        return "lamb"
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            checks.number(name, group[name])
+        checks.betas(group["betas"])
