@@ -20,11 +20,11 @@ class HalfOptimizer(Optimizer):
     Parameters may be float16, bfloat16 and float32, mixed, dense in any order of dimensions. All arithmetic and all
     states are float32. A 16-bit parameter has a float32 master, kept as `master` says:
 
-    - `"split"`: the weight plus a 16-bit remainder (state `master_remainder`). Lossless for bfloat16 always, for float16
-      from |w| = 2^-15 to its maximum; below, within 2^-39.
+    - `"split"`: the weight plus a 16-bit remainder (state `master_remainder`). Lossless for bfloat16 always, for
+      float16 from |w| = 2^-15 to its maximum; below, within 2^-39.
     - `"fp32"`: a float32 copy (state `master_param`).
-    - `"none"`: the weight is all there is; `rounding` says how an update is rounded to it, `"nearest"` or `"stochastic"`.
-      Stochastic bits depend on (seed, step, position of the parameter, element) and on nothing else.
+    - `"none"`: the weight is all there is; `rounding` says how an update is rounded to it, `"nearest"` or
+      `"stochastic"`. Stochastic bits depend on (seed, step, position of the parameter, element) and on nothing else.
 
     Masters are authoritative: whoever changes weights from outside calls `sync_master_from_model()`.
 
@@ -92,7 +92,7 @@ class HalfOptimizer(Optimizer):
             raise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient. Returns what the closure returns."""
         loss = None
         if closure is not None:
@@ -114,7 +114,7 @@ class HalfOptimizer(Optimizer):
             if sum_of_squares is None:
                 first, *others = (ops.grad_stats(call.grads, False)[1] for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
-        for call, values in zip(calls, numbers):
+        for call, values in zip(calls, numbers, strict=True):
             call.hyper.write(values)
             ops.optim_step_(
                 call.rule,
@@ -152,7 +152,7 @@ class HalfOptimizer(Optimizer):
         return work
 
     def _check_before_building(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
-        for i, (param, grad) in enumerate(zip(params, grads)):
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is not None:
                 checks.parameter(f"parameter {i}", param, self.master, self.rounding)
                 checks.gradient(f"parameter {i}", param, grad)
@@ -248,7 +248,7 @@ class HalfOptimizer(Optimizer):
             self._check_group(group)
         ids = list(chain.from_iterable(group["params"] for group in groups))
         rules = [self._rule(group) for group in groups for _ in group["params"]]
-        for i, (key, param, rule) in enumerate(zip(ids, self._parameters(), rules)):
+        for i, (key, param, rule) in enumerate(zip(ids, self._parameters(), rules, strict=True)):
             entry = saved["state"].get(key)
             if entry:
                 names = list(ops.optim_state_names(rule))

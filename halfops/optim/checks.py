@@ -63,7 +63,7 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def state_dtype(value: Any) -> None:
     if value != torch.float32:
         raise NotImplementedError(
-            f"state_dtype: got {value!r}, wanted torch.float32; 16-bit and 8-bit optimizer states come in a later release"
+            f"state_dtype: got {value!r}, wanted torch.float32; 16-bit and 8-bit states come in a later release"
         )
 
 
@@ -121,7 +121,8 @@ def is_dense(tensor: torch.Tensor) -> bool:
     if tensor.is_contiguous():
         return True
     expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape) if size != 1):
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted(each for each in dimensions if each[1] != 1):
         if stride != expected:
             return False
         expected *= size

@@ -15,8 +15,8 @@ class Lion(HalfOptimizer):
         w = (1 - lr weight_decay) w - lr sign(beta1 m + (1 - beta1) g)
         m = beta2 m + (1 - beta2) g
 
-    Use a learning rate 3 to 10 times below AdamW's and as much more weight decay. `foreach`, `capturable` and `fused` are
-    accepted and have no effect, because the step always is all three; `differentiable` must be False. The other
+    Use a learning rate 3 to 10 times below AdamW's and as much more weight decay. `foreach`, `capturable` and `fused`
+    are accepted and have no effect, because the step always is all three; `differentiable` must be False. The other
     keyword-only arguments are described in `halfops.optim.HalfOptimizer`.
 
     State of a parameter: `step`, `exp_avg` (float32), `master_remainder` (int16) or `master_param` (float32).

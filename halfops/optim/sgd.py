@@ -14,11 +14,11 @@ class SGD(HalfOptimizer):
     """torch.optim.SGD's arguments, defaults and state_dict, for float16, bfloat16 and float32 parameters.
 
         g = g + weight_decay w
-        b = momentum b + (1 - dampening) g            (the first step: b = g; momentum = 0: b = g, and no buffer is kept)
+        b = momentum b + (1 - dampening) g            (first step: b = g; momentum = 0: b = g, and no buffer is kept)
         w = w - lr (nesterov ? g + momentum b : b)
 
-    `foreach` and `fused` are accepted and have no effect, because the step always is both; `differentiable` must be False.
-    The keyword-only extras are described in `halfops.optim.HalfOptimizer`.
+    `foreach` and `fused` are accepted and have no effect, because the step always is both; `differentiable` must be
+    False. The keyword-only extras are described in `halfops.optim.HalfOptimizer`.
 
     State of a parameter: `step`, `momentum_buffer` (float32), `master_remainder` (int16) or `master_param` (float32).
     """
