@@ -65,8 +65,8 @@ def convert_master(
     if param.dtype == torch.float32:
         if remainder is not None:
             raise ValueError(
-                f"state_dict: got a 16-bit master remainder for {label}, which is torch.float32; wanted the dtype it was "
-                "saved with; load it into 16-bit weights first and take master_params() from there"
+                f"state_dict: got a 16-bit master remainder for {label}, which is torch.float32; wanted the dtype "
+                "it was saved with; load it into 16-bit weights first and take master_params() from there"
             )
         return {}, None if whole is None else in_layout_of(param, whole, torch.float32)
     if name is None:

@@ -1,7 +1,8 @@
 """The tensors of one step in the order the op takes them, kept until something about them changes.
 
-Gathering a thousand tensors and their states costs more than a small step, so it is done once. What is looked at on every
-step is what users change between steps: gradients, parameters' storage and dtype, state entries, hyper-parameters.
+Gathering a thousand tensors and their states costs more than a small step, so it is done once. What is looked at on
+every step is what users change between steps: gradients, parameters' storage and dtype, state entries,
+hyper-parameters.
 """
 
 import math
@@ -123,7 +124,7 @@ class WorkList:
             params = [self.params[i] for i in call.members]
             taken: list[Tensor] = [grads[i] for i in call.members]  # type: ignore[misc]
             if not gradients_fit(params, taken):
-                for i, param, grad in zip(call.members, params, taken):
+                for i, param, grad in zip(call.members, params, taken, strict=True):
                     checks.gradient(f"parameter {i}", param, grad)
             if call.strided:
                 for position, param in call.strided:
@@ -152,7 +153,7 @@ def gradients_fit(params: list[Tensor], grads: list[Tensor]) -> bool:
 def pack_steps(entries: list[dict[str, Any]], device: torch.device) -> Tensor:
     """One tensor of all step counts; each state's `step` becomes a view of it."""
     steps = torch.stack([entry["step"].to(device) for entry in entries])
-    for entry, step in zip(entries, steps.unbind()):
+    for entry, step in zip(entries, steps.unbind(), strict=True):
         entry["step"] = step
     return steps
 

@@ -105,7 +105,7 @@ def lamb(
     weight_decay: float,
     maximize: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's direction with decay, as long as the weight itself: trust ratio |w| / |d| per tensor (arXiv 1904.00962)."""
+    """Adam's direction plus decay, made as long as the tensor itself: ratio |w| / |d| (arXiv 1904.00962)."""
     m, v = adam_moments(-g if maximize else g, m, v, betas)
     d = adam_direction(m, v, t, betas, eps) + weight_decay * w
     w_norm, d_norm = torch.linalg.vector_norm(w), torch.linalg.vector_norm(d)
