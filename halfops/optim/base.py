@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from halfops._ops import ops
+from halfops._ops.optim import optim_step_, state_names
+from halfops._ops.scale import grad_stats
 from halfops.optim import checks
 from halfops.optim.storage import convert_state, master_name, new_master, read_master, zeros
 from halfops.optim.worklist import Call, WorkList, build_call
@@ -112,11 +113,11 @@ class HalfOptimizer(Optimizer):
         if self.max_grad_norm is not None and calls:
             sum_of_squares = getattr(self, "grad_sumsq", None)
             if sum_of_squares is None:
-                first, *others = (ops.grad_stats(call.grads, False)[1] for call in calls)
+                first, *others = (grad_stats(call.grads).sum_of_squares for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
         for call, values in zip(calls, numbers, strict=True):
             call.hyper.write(values)
-            ops.optim_step_(
+            optim_step_(
                 call.rule,
                 call.params,
                 call.grads,
@@ -125,12 +126,12 @@ class HalfOptimizer(Optimizer):
                 call.steps,
                 call.rows,
                 call.hyper.table,
-                scalar_on(call.device, grad_scale, torch.float32),
-                scalar_on(call.device, found_inf, torch.float32),
-                scalar_on(call.device, sum_of_squares, torch.float64),
-                self.max_grad_norm,
-                self.rounding,
-                self.seed,
+                grad_scale=scalar_on(call.device, grad_scale, torch.float32),
+                found_inf=scalar_on(call.device, found_inf, torch.float32),
+                sum_of_squares=scalar_on(call.device, sum_of_squares, torch.float64),
+                max_grad_norm=self.max_grad_norm,
+                rounding=self.rounding,
+                seed=self.seed,
             )
             # The op writes behind autograd's back; a graph that saved one of these weights must notice.
             torch.autograd.graph.increment_version(call.params)
@@ -171,7 +172,7 @@ class HalfOptimizer(Optimizer):
         state = self.state[param]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        for name in ops.optim_state_names(rule):
+        for name in state_names(rule):
             if name not in state:
                 state[name] = zeros(param, self.state_dtype)
         wanted = master_name(param, self.master)
@@ -251,7 +252,7 @@ class HalfOptimizer(Optimizer):
         for i, (key, param, rule) in enumerate(zip(ids, self._parameters(), rules, strict=True)):
             entry = saved["state"].get(key)
             if entry:
-                names = list(ops.optim_state_names(rule))
+                names = state_names(rule)
                 state, weight = convert_state(f"parameter {i}", param, entry, names, self.master, self.state_dtype)
                 loaded.append((param, state, weight))
         known = set(ids)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops import ops
+from halfops._ops.optim import join_master, split_master
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def read_master(param: Tensor, state: dict[str, Any]) -> Tensor:
         return in_layout_of(param, state["master_param"], torch.float32)
     master = in_layout_of(param, param.detach(), torch.float32)
     if param.dtype != torch.float32 and "master_remainder" in state:
-        flat(master).copy_(ops.join_master(flat(param), flat(state["master_remainder"])))
+        flat(master).copy_(join_master(flat(param), flat(state["master_remainder"])))
     return master
 
 
@@ -80,7 +80,7 @@ def convert_master(
     if whole is None:
         return {name: new_master(param, name)}, None
     # The weight follows: bfloat16's split rounds ties away from zero, an ordinary cast rounds them to even.
-    weight, low = ops.split_master(flat(in_layout_of(param, whole, torch.float32)), param.dtype)
+    weight, low = split_master(flat(in_layout_of(param, whole, torch.float32)), param.dtype)
     state = {name: zeros(param, torch.int16)}
     flat(state[name]).copy_(low)
     new_weight = torch.empty_like(param, requires_grad=False)
@@ -93,7 +93,7 @@ def convert_remainder(param: Tensor, remainder: Tensor) -> dict[str, Tensor]:
 
 
 def convert_state(
-    label: str, param: Tensor, saved: dict[str, Any], names: list[str], master: str, dtype: torch.dtype
+    label: str, param: Tensor, saved: dict[str, Any], names: tuple[str, ...], master: str, dtype: torch.dtype
 ) -> tuple[dict[str, Any], Tensor | None]:
     """One parameter's entry of a checkpoint (ours or torch.optim's) as this optimizer keeps it."""
     for key in (*names, "master_param", "master_remainder"):

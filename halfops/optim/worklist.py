@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops import ops
+from halfops._ops.optim import hyper_names, state_names
 from halfops.optim import checks
 from halfops.optim.storage import flat, in_layout_of
 
@@ -31,7 +31,7 @@ def same_objects(a: Sequence[Any], b: Sequence[Any]) -> bool:
 class HyperTable:
     """float64 [groups, columns] on the parameters' device; rewritten only when a number changes."""
 
-    def __init__(self, groups: list[Group], columns: list[str], device: torch.device) -> None:
+    def __init__(self, groups: list[Group], columns: tuple[str, ...], device: torch.device) -> None:
         self.groups, self.columns = groups, columns
         self.numbers: list[float] = []
         self.table = torch.zeros(len(groups), len(columns), dtype=torch.float64, device=device)
@@ -161,7 +161,7 @@ def pack_steps(entries: list[dict[str, Any]], device: torch.device) -> Tensor:
 def build_call(
     rule: str, device: torch.device, members: list[tuple[int, Tensor, Group]], state: dict[Tensor, dict[str, Any]]
 ) -> Call:
-    names = list(ops.optim_state_names(rule))
+    names = state_names(rule)
     params = [param for _, param, _ in members]
     entries = [state[param] for param in params]
     groups: list[Group] = []
@@ -181,7 +181,7 @@ def build_call(
         states=member_views(entry[name] for name in names for entry in entries),
         steps=pack_steps(entries, device),
         rows=torch.tensor([[row_of[id(group)], index] for index, _, group in members], dtype=torch.int64),
-        hyper=HyperTable(groups, list(ops.optim_hyper_names(rule)), device),
+        hyper=HyperTable(groups, hyper_names(rule), device),
         strided=[(at, param) for at, param in enumerate(params) if not param.is_contiguous()],
         grads=[],
     )
