@@ -44,7 +44,7 @@ def unscale_(tensors: Tensor | Iterable[Tensor], inv_scale: Tensor | float) -> T
         inv_scale: one number, 1 / (loss scale): a Python float or a float32 tensor on the tensors' device.
 
     Returns:
-        found_inf, float32 without dimensions: 1 if an element was non-finite before the multiplication or is so after it.
+        found_inf, float32 without dimensions: 1 if an element was non-finite before the multiplication or is after it.
 
     Not differentiable; nothing is saved. No host synchronization when inv_scale is a tensor on the device.
 
@@ -63,9 +63,9 @@ def unscale_(tensors: Tensor | Iterable[Tensor], inv_scale: Tensor | float) -> T
 def grad_norm(tensors: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """norm = sqrt(sum over all elements of x^2), and found_inf, from one read of each tensor.
 
-    Squares of float16 are summed in float32 over at most 16 numbers, then in float64; all others in float64 throughout.
-    So finite elements never overflow, and the norm is infinite or NaN exactly when found_inf is 1. The order of the sum is
-    fixed: the same bits for any number of threads and any CPU.
+    Squares of float16 are summed in float32 over at most 16 numbers, then in float64; all others in float64
+    throughout. So finite elements never overflow, and the norm is infinite or NaN exactly when found_inf is 1. The
+    order of the sum is fixed: the same bits for any number of threads and any CPU.
 
     Args:
         tensors: as for :func:`nonfinite_check`.

@@ -1,0 +1,122 @@
+"""Which gradients an optimizer has, and what a check of them found: named, with norm and zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
+
+NamedParameters = torch.nn.Module | Iterable[tuple[str, Tensor]]
+
+
+class TensorReport(NamedTuple):
+    """What the last check saw of one gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    nonfinite: bool
+    norm: float  # of the unscaled gradient
+    numel: int
+    zeros: int | None  # exact zeros, None unless the scaler counts them
+
+
+@dataclass(frozen=True)
+class Report:
+    """The gradients of the last check, in the optimizer's order; str() is a table."""
+
+    tensors: tuple[TensorReport, ...]
+    scale: float
+
+    @property
+    def overflowed(self) -> tuple[str, ...]:
+        """Names of the tensors with an infinite or NaN element."""
+        return tuple(t.name for t in self.tensors if t.nonfinite)
+
+    def __str__(self) -> str:
+        if not self.tensors:
+            return "no gradients have been checked yet"
+        total = len(self.tensors)
+        lines = [f"{len(self.overflowed)} of {total} gradients overflowed; the loss scale is now {self.scale:g}"]
+        width = max(len(t.name) for t in self.tensors)
+        for t in self.tensors:
+            zeros = "" if t.zeros is None else f"  {t.zeros / max(t.numel, 1):7.2%} zeros"
+            mark = "  non-finite" if t.nonfinite else ""
+            lines.append(f"  {t.name:{width}}  {str(t.dtype)[6:]:8}  norm {t.norm:10.4g}{zeros}{mark}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The gradients that one op call read."""
+
+    positions: list[int]  # which of the optimizer's parameters, counted through its groups
+    dtypes: list[torch.dtype]
+    table: Tensor  # float64 [n, 3]: sum of squares, 1 if non-finite, zeros
+
+
+@dataclass(frozen=True)
+class Check:
+    """One optimizer's last check, left on the device until a report asks for it."""
+
+    segments: list[Segment]
+    scale: Tensor | None  # what the gradients were still multiplied by; None after unscale_
+    counted_zeros: bool
+
+    def rows(self, optimizer: Optimizer, known: list[WeakIdKeyDictionary]) -> Iterator[TensorReport]:
+        """In the optimizer's order; names from the first of `known` that has the parameter, else the optimizer's."""
+        slots = list(named_slots(optimizer))
+        scale = 1.0 if self.scale is None else self.scale.item()
+        found: dict[int, tuple[torch.dtype, list[float]]] = {}
+        for segment in self.segments:
+            found.update(zip(segment.positions, zip(segment.dtypes, segment.table.tolist(), strict=True), strict=True))
+        for position in sorted(found):
+            own_name, parameter = slots[position]
+            dtype, (squares, nonfinite, zeros) = found[position]
+            yield TensorReport(
+                name=next((names[parameter] for names in known if parameter in names), own_name),
+                shape=tuple(parameter.shape),
+                dtype=dtype,
+                nonfinite=bool(nonfinite),
+                norm=math.sqrt(squares) / scale,
+                numel=parameter.numel(),
+                zeros=int(zeros) if self.counted_zeros else None,
+            )
+
+
+def names_of(named: NamedParameters | None) -> WeakIdKeyDictionary:
+    """Parameter -> name, keeping no parameter alive; of a shared parameter's names the first."""
+    names = WeakIdKeyDictionary()
+    pairs = named.named_parameters() if isinstance(named, torch.nn.Module) else named or ()
+    for name, parameter in pairs:
+        names.setdefault(parameter, name)
+    return names
+
+
+def named_slots(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's parameters through all groups, each with the name that the optimizer knows it by."""
+    for g, group in enumerate(optimizer.param_groups):
+        names = group.get("param_names")
+        for p, parameter in enumerate(group["params"]):
+            yield names[p] if names else f"groups[{g}].params[{p}]", parameter
+
+
+def gradients_of(optimizer: Optimizer) -> Iterator[tuple[int, Tensor]]:
+    """Position and memory of every gradient there is. Sparse ones are coalesced: the step will see those sums."""
+    position = -1
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            position += 1
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                parameter.grad = gradient = gradient.coalesce()
+                gradient = gradient._values()
+            yield position, gradient
