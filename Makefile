@@ -18,7 +18,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 # The requirements of an extra are written once, in pyproject.toml.
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
-FORMATTED = $$(git ls-files '*.py' benchmarks/device_pass)
 SOURCES = $$(git ls-files '*.h' '*.cuh' '*.cpp' '*.cu')
 
 .PHONY: demo test lint bench doctor build clean requirement

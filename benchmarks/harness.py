@@ -6,6 +6,7 @@ an order that rotates from round to round, so that a slow spell of the machine h
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -20,6 +21,18 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """What every bench_*.py understands; `python -m halfops bench` passes it on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small problems, few rounds")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--record", action="store_true", help="append the figures to the results")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, metavar="DIR", help="where to (default benchmarks/results)"
+    )
+    return parser
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small problems, few rounds: does it run, roughly how fast"
     )
-    parser.add_argument("--record", action="store_true", help="append the figures to benchmarks/results/")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--record", action="store_true", help="append the figures to <subject>.jsonl")
+    parser.add_argument("--out", metavar="DIR", help="where to record (default: benchmarks/results/)")
     parser.add_argument("--plot", metavar="PNG", help="also draw what was measured (needs matplotlib)")
 
 
@@ -51,9 +53,12 @@ def benchmarks() -> ModuleType:
 
 def run(arguments: argparse.Namespace) -> int:
     benchmarks()
+    options = ["--device", arguments.device]
+    options += ["--quick"] if arguments.quick else []
+    options += ["--record"] if arguments.record else []
+    options += ["--out", arguments.out] if arguments.out else []
     status = 0
     for subject in arguments.subject or SUBJECTS:
         module = importlib.import_module(f"benchmarks.bench_{subject}")
-        options = [option for option in ("quick", "record") if getattr(arguments, option)]
-        status |= int(module.main([f"--{option}" for option in options]) or 0)
+        status |= int(module.main(options) or 0)
     return status
