@@ -1,0 +1,33 @@
+"""Where the study runs."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose(name: str) -> torch.device:
+    """The device called `name`; for "auto", CUDA if this halfops has kernels for one that is there, else the CPU.
+
+    Raises RuntimeError, with what to ask for instead, when the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() and _has_cuda_ops() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                f"--device: got {name}, but torch finds no CUDA device here; --device cpu runs everywhere"
+            )
+        if not _has_cuda_ops():
+            raise RuntimeError(
+                f"--device: got {name}, but this halfops has no CUDA kernels; --device cpu runs everywhere"
+            )
+    elif device.type != "cpu":
+        raise RuntimeError(f"--device: got {name}, wanted cpu or cuda")
+    return device
+
+
+def _has_cuda_ops() -> bool:
+    return all(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{op}", "CUDA") for op in ("linear", "optim_step_")
+    )

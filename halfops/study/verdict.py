@@ -1,0 +1,99 @@
+"""What the figures amount to, in words that are computed from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from halfops.study.arms import BASELINE, Arm
+from halfops.study.study import StudyResult, TaskResult
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against fp32 on one task: `gain` > 0 when the arm is better, `spread` is fp32's best minus worst seed.
+
+    An arm is within the spread when |gain| <= spread. With three seeds of deviation s the difference of two means has
+    the standard error 0.8 s and the spread is about 1.7 s: `within` says that the difference is less than two errors.
+    """
+
+    gain: float
+    spread: float
+
+    @property
+    def within(self) -> bool:
+        return abs(self.gain) <= self.spread  # false for NaN: an arm that diverged is never within
+
+    @property
+    def word(self) -> str:
+        if self.within:
+            return "within"
+        return "better" if self.gain > 0 else "worse"
+
+
+def compare(task: TaskResult, arm: Arm) -> Comparison | None:
+    """None where there is nothing to compare with: no fp32 arm, or one seed and hence no spread."""
+    if BASELINE.key not in task.runs or len(task.runs[BASELINE.key]) < 2:
+        return None
+    baseline, other = task.final(BASELINE), task.final(arm)
+    gain = other.mean - baseline.mean if task.higher_is_better else baseline.mean - other.mean
+    return Comparison(gain, baseline.high - baseline.low)
+
+
+def verdict(study: StudyResult) -> list[str]:
+    """One paragraph a task, then what it costs."""
+    lines = []
+    for task in study.tasks:
+        lines += [
+            f"{task.title}: {_precision(task)}",
+            f"{task.title}: {_updates(task)}",
+            f"{task.title}: {_cost(task)}",
+        ]
+    return [line for line in lines if not line.endswith(": ")]
+
+
+def _precision(task: TaskResult) -> str:
+    compared = [(arm, compare(task, arm)) for arm in task.arms if arm is not BASELINE]
+    found = [(arm, c) for arm, c in compared if c is not None]
+    if not found:
+        return "no spread of fp32 to compare with (it takes the fp32 arm and at least two seeds)."
+    unit = " points" if task.higher_is_better else ""
+    parts = []
+    for word, phrase in (
+        ("within", "within the seed spread of fp32"),
+        ("better", "better than fp32 by more than its spread"),
+        ("worse", "worse than fp32 by more than its spread"),
+    ):
+        arms = [f"{arm.title} ({_signed(c.gain)})" for arm, c in found if c.word == word]
+        if arms:
+            parts.append(f"{phrase}: {', '.join(arms)}")
+    return f"fp32's seeds span {found[0][1].spread:.3g}{unit}; {'; '.join(parts)}. Signs: + is better."
+
+
+def _signed(gain: float) -> str:
+    return f"{gain:+.3g}" if math.isfinite(gain) else "diverged"
+
+
+def _updates(task: TaskResult) -> str:
+    parts = []
+    for arm in task.arms:
+        seen, kept = task.mean(arm, "unchanged_seen"), task.mean(arm, "unchanged_kept")
+        if arm.is_half and math.isfinite(kept):
+            part = f"{arm.title} lost {100 * kept:.2g} %"
+            if arm.master == "split":
+                part += f" (its 16-bit weights stood still in {100 * seen:.2g} %, the master caught the rest)"
+            parts.append(part)
+    return f"of the updates, {'; '.join(parts)}." if parts else ""
+
+
+def _cost(task: TaskResult) -> str:
+    if BASELINE.key not in task.runs:
+        return ""
+    baseline = task.runs[BASELINE.key][0].bytes.total
+    seconds = task.mean(BASELINE, "seconds_per_step")
+    parts = []
+    for arm in task.arms:
+        if arm is not BASELINE:
+            total, ratio = task.runs[arm.key][0].bytes.total, task.mean(arm, "seconds_per_step") / seconds
+            parts.append(f"{arm.title} {100 * (total / baseline - 1):+.0f} % bytes and {ratio:.2g}x the time per step")
+    return f"against fp32, {'; '.join(parts)}." if parts else ""
