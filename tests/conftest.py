@@ -1,0 +1,42 @@
+"""What every test starts from: the same seed, the fastest CPU variant, and each device that is there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from halfops._ops import ops
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_configure(config):
+    # Small matrices: more threads than cores only make the suite slower.
+    torch.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_variant_after():
+    """A test that switches the CPU variant does not choose it for the next one."""
+    before = ops.cpu_variant()
+    yield
+    if ops.cpu_variant() != before:
+        ops.set_cpu_variant(before)
+
+
+@pytest.fixture(params=[pytest.param(d, marks=pytest.mark.cuda) if d == "cuda" else d for d in DEVICES])
+def device(request):
+    return torch.device(request.param)
