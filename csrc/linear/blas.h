@@ -1,0 +1,23 @@
+// The matrix product that the CPU engine borrows: binding/ lends torch's own, tests lend three loops.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace halfops::linear {
+
+// A matrix in memory; strides count elements. Only what is written through is not const.
+struct Strided {
+    void* data;
+    int64_t rows, cols, row_stride, col_stride;
+};
+
+struct Blas {
+    // c = a b, or c += a b, in fp32: c has unit column stride.
+    void (*product)(const Strided& a, const Strided& b, const Strided& c, bool accumulate);
+    // c = round(a b + bias) in bf16 with fp32 accumulation; bias [N] may be null.
+    void (*product_bf16)(const Strided& a, const Strided& b, const void* bias, const Strided& c);
+};
+
+}  // namespace halfops::linear

@@ -1,0 +1,228 @@
+#include "linear/linear_cpu.h"
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "core/cpu_variant.h"
+#include "core/shape.h"
+
+namespace halfops::linear::cpu {
+namespace {
+
+const CpuEngine& engine() {
+#if defined(__x86_64__)
+    return pick(&kPortable, &kAvx2, &kAvx512);
+#else
+    return kPortable;
+#endif
+}
+
+// Does the CPU multiply bf16 (AVX512-BF16 or AMX)? Then torch's bf16 product is several times its fp32 one.
+bool has_bf16_instructions() {
+#if defined(__x86_64__)
+    static const bool found = [] {
+        unsigned a = 0, b = 0, c = 0, d = 0;
+        const bool amx = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0;
+        const bool avx512 = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+        return amx || avx512;
+    }();
+    return found;
+#else
+    return false;
+#endif
+}
+
+// bf16 operands go to torch's bf16 product as they are when nothing is lost by it: its result is rounded to bf16 once,
+// where this epilogue rounds too (the pre-activation), or would round again just as torch's own two ops do (the
+// activation gradient). Everything else needs the fp32 accumulator and is widened.
+bool use_bf16_product(const Problem& p) {
+    const Epilogue& e = p.epilogue;
+    return has_bf16_instructions() && p.a.dtype == DType::bf16 && p.b.dtype == DType::bf16 &&
+           p.out_dtype == DType::bf16 && p.a.cols > 0 && e.alpha == 1.0f && e.c == nullptr;
+}
+
+int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+const void* at(const Matrix& m, int64_t row, int64_t col) {
+    return static_cast<const char*>(m.data) + (row * m.row_stride + col * m.col_stride) * bytes_of(m.dtype);
+}
+
+// fp32 memory that is kept from call to call by the thread that calls (a fresh mapping costs more than the copy into
+// it), aligned for the widest vectors.
+class Workspace {
+  public:
+    float* floats(int64_t count) {
+        if (count > capacity_) {
+            memory_.reset(static_cast<float*>(
+                std::aligned_alloc(kAlign, static_cast<size_t>(ceil_div(count * 4, kAlign) * kAlign))));
+            capacity_ = memory_ == nullptr ? 0 : count;
+            if (memory_ == nullptr) throw std::bad_alloc();
+        }
+        return memory_.get();
+    }
+
+  private:
+    struct Free {
+        void operator()(float* p) const { std::free(p); }
+    };
+    static constexpr int64_t kAlign = 4096;
+    std::unique_ptr<float, Free> memory_;
+    int64_t capacity_ = 0;
+};
+
+// Block sizes: an fp32 panel of each operand, and the block of accumulators that they are multiplied into.
+struct Blocks {
+    int64_t m, n, k;
+};
+
+Blocks choose_blocks(const Problem& p) {
+    return {smaller(p.a.rows, 1024), smaller(p.b.cols, 512), smaller(p.a.cols, 1024)};
+}
+
+// A part of an operand as fp32: in place when it is fp32 already, else widened into `panel`, which keeps the operand's
+// memory order so that both sides of the copy run along rows.
+Strided fp32_part(const Matrix& m, int64_t row, int64_t col, int64_t rows, int64_t cols, float* panel,
+                  const Parallel& parallel) {
+    if (m.dtype == DType::f32) {
+        return {const_cast<void*>(at(m, row, col)), rows, cols, m.row_stride, m.col_stride};
+    }
+    const bool by_column = m.row_stride == 1 && m.col_stride != 1;
+    const int64_t lines = by_column ? cols : rows, length = by_column ? rows : cols;
+    const int64_t pitch = ceil_div(length, 16) * 16;
+    const int64_t stride = by_column ? m.row_stride : m.col_stride;
+    parallel(lines, larger(1, 16384 / larger(1, length)), [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; ++line) {
+            const void* source = by_column ? at(m, row, col + line) : at(m, row + line, col);
+            engine().widen_row(source, m.dtype, stride, length, panel + line * pitch);
+        }
+    });
+    return by_column ? Strided{panel, rows, cols, 1, pitch} : Strided{panel, rows, cols, pitch, 1};
+}
+
+int64_t panel_size(int64_t a, int64_t b) { return (a + 16) * (b + 16); }
+
+// Rows [m, m + rows) and columns [n, n + cols) of the output, from accumulators with row stride `pitch`.
+void finish(const Problem& p, int64_t m, int64_t n, int64_t rows, int64_t cols, const float* acc, int64_t pitch,
+            const Parallel& parallel) {
+    const Epilogue& e = p.epilogue;
+    RowEpilogue row{};
+    row.alpha = e.alpha;
+    row.beta = e.beta;
+    row.activation = e.activation;
+    row.bias_dtype = p.a.dtype;
+    row.out_dtype = p.out_dtype;
+    if (e.bias != nullptr) row.bias = static_cast<const char*>(e.bias) + n * bytes_of(p.a.dtype);
+    parallel(rows, larger(1, 8192 / larger(1, cols)), [&](int64_t begin, int64_t end) {
+        RowEpilogue mine = row;
+        for (int64_t i = begin; i < end; ++i) {
+            if (e.preact != nullptr) {
+                mine.preact = static_cast<char*>(e.preact) + ((m + i) * p.b.cols + n) * bytes_of(p.out_dtype);
+            }
+            if (e.grad_preact != nullptr) {
+                mine.grad_preact = at(*e.grad_preact, m + i, n);
+                mine.grad_preact_dtype = e.grad_preact->dtype;
+                mine.grad_preact_stride = e.grad_preact->col_stride;
+            }
+            if (e.c != nullptr && e.beta != 0.0f) {
+                mine.c = at(*e.c, m + i, n);
+                mine.c_dtype = e.c->dtype;
+                mine.c_stride = e.c->col_stride;
+            }
+            mine.out = static_cast<char*>(p.out) + ((m + i) * p.out_stride + n) * bytes_of(p.out_dtype);
+            engine().epilogue_row(mine, acc + i * pitch, cols);
+        }
+    });
+}
+
+bool trivial(const Epilogue& e) {
+    return e.alpha == 1.0f && e.bias == nullptr && e.preact == nullptr && e.grad_preact == nullptr &&
+           e.activation == Activation::none && (e.c == nullptr || e.beta == 0.0f);
+}
+
+// fp32 in and out: one product straight into the output, which then is its own row of accumulators.
+void gemm_fp32(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    const Strided a{const_cast<void*>(p.a.data), p.a.rows, p.a.cols, p.a.row_stride, p.a.col_stride};
+    const Strided b{const_cast<void*>(p.b.data), p.b.rows, p.b.cols, p.b.row_stride, p.b.col_stride};
+    blas.product(a, b, {p.out, a.rows, b.cols, p.out_stride, 1}, false);
+    if (!trivial(p.epilogue)) {
+        finish(p, 0, 0, a.rows, b.cols, static_cast<const float*>(p.out), p.out_stride, parallel);
+    }
+}
+
+void gemm_bf16(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    const int64_t rows = p.a.rows, cols = p.b.cols;
+    const Epilogue& e = p.epilogue;
+    const Strided a{const_cast<void*>(p.a.data), rows, p.a.cols, p.a.row_stride, p.a.col_stride};
+    const Strided b{const_cast<void*>(p.b.data), p.b.rows, cols, p.b.row_stride, p.b.col_stride};
+    const bool apart = e.preact != nullptr;
+    const Strided z{apart ? e.preact : p.out, rows, cols, apart ? cols : p.out_stride, 1};
+    blas.product_bf16(a, b, e.bias, z);
+    if (e.activation == Activation::none && !apart) return;
+    // What remains runs on the rounded z.
+    Problem rest = p;
+    rest.epilogue.bias = nullptr;
+    rest.epilogue.preact = nullptr;
+    const Matrix rounded{z.data, DType::bf16, rows, cols, z.row_stride, 1};
+    constexpr int64_t kPart = 1024;
+    parallel(rows, larger(1, 8192 / cols), [&](int64_t begin, int64_t end) {
+        alignas(64) float acc[kPart];
+        for (int64_t i = begin; i < end; ++i) {
+            for (int64_t n = 0; n < cols; n += kPart) {
+                const int64_t count = smaller(kPart, cols - n);
+                engine().widen_row(at(rounded, i, n), DType::bf16, 1, count, acc);
+                finish(rest, i, n, 1, count, acc, 0, serial());
+            }
+        }
+    });
+}
+
+void gemm_blocked(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    const int64_t rows = p.a.rows, cols = p.b.cols, inner = p.a.cols;
+    const Blocks block = choose_blocks(p);
+    const int64_t pitch = ceil_div(block.n, 16) * 16;
+    static thread_local Workspace workspace;
+    float* acc = workspace.floats(block.m * pitch + panel_size(block.m, block.k) + panel_size(block.k, block.n));
+    float* a_panel = acc + block.m * pitch;
+    float* b_panel = a_panel + panel_size(block.m, block.k) / 16 * 16;
+    for (int64_t m = 0; m < rows; m += block.m) {
+        const int64_t m_count = smaller(block.m, rows - m);
+        Strided a{};
+        for (int64_t n = 0; n < cols; n += block.n) {
+            const int64_t n_count = smaller(block.n, cols - n);
+            for (int64_t k = 0; k < inner; k += block.k) {
+                const int64_t k_count = smaller(block.k, inner - k);
+                // With all of K in one panel, A's is widened once for all blocks of columns.
+                if (n == 0 || block.k < inner) a = fp32_part(p.a, m, k, m_count, k_count, a_panel, parallel);
+                const Strided b = fp32_part(p.b, k, n, k_count, n_count, b_panel, parallel);
+                blas.product(a, b, {acc, m_count, n_count, pitch, 1}, k > 0);
+            }
+            finish(p, m, n, m_count, n_count, acc, pitch, parallel);
+        }
+    }
+}
+
+// An empty sum: the epilogue of zeros.
+void gemm_empty(const Problem& p, const Parallel& parallel) {
+    static constexpr float kZeros[256] = {};
+    for (int64_t n = 0; n < p.b.cols; n += 256)
+        finish(p, 0, n, p.a.rows, smaller(256, p.b.cols - n), kZeros, 0, parallel);
+}
+
+}  // namespace
+
+void gemm(const Problem& problem, const Blas& blas, const Parallel& parallel) {
+    const Problem& p = problem;
+    if (p.a.rows == 0 || p.b.cols == 0) return;
+    if (p.a.cols == 0) return gemm_empty(p, parallel);
+    if (use_bf16_product(p)) return gemm_bf16(p, blas, parallel);
+    const bool in_place = p.epilogue.c != nullptr && p.epilogue.c->data == p.out;
+    if (p.a.dtype == DType::f32 && p.out_dtype == DType::f32 && !in_place) return gemm_fp32(p, blas, parallel);
+    gemm_blocked(p, blas, parallel);
+}
+
+}  // namespace halfops::linear::cpu

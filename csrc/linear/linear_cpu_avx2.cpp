@@ -1,0 +1,10 @@
+#if defined(__x86_64__)
+#define HALFOPS_VARIANT_AVX2
+#include "core/variant.h"
+//
+#include "linear/linear_cpu.inl.h"
+
+namespace halfops::linear {
+const CpuEngine kAvx2 = {HALFOPS_VARIANT::widen_row, HALFOPS_VARIANT::epilogue_row};
+}
+#endif

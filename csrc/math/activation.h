@@ -1,0 +1,169 @@
+// The activations: value(z) and derivative(z) side by side, for every engine on every device.
+//
+// Only + - * / and bit arithmetic, no library function: so CPU variants and CUDA agree to the bit, and the loops around
+// these functions vectorise. Selects instead of branches. A NaN stays a NaN; at -inf the value is the limit (-0).
+//
+// Largest relative errors against exact arithmetic, over all finite fp16 inputs and 4 million floats:
+//   value       gelu 9.1e-7, gelu_tanh 2.3e-6 (1.3e-5 for results below 2^-25), silu 2.3e-7 (5.2e-6 below 2^-25)
+//   derivative  the same, but near its zero (z = -0.75, silu -1.28) an absolute error: 2.5e-7 for each
+#pragma once
+
+#include "core/dtype.h"
+#include "core/macros.h"
+
+namespace halfops {
+
+enum class Activation { none, relu, gelu, gelu_tanh, silu };
+
+namespace activation {
+
+HALFOPS_HD float at_least(float x, float low) { return x < low ? low : x; }  // both keep a NaN
+HALFOPS_HD float at_most(float x, float high) { return x > high ? high : x; }
+HALFOPS_HD float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
+
+// e^(high + low) for high <= 0 and |low| < 1e-3, relative error below 1.5e-7; subnormal results are exact to half a
+// unit. Adding 1.5 * 2^23 rounds to an integer n, whose bits then are the exponent of 2^n; r is what remains, |r| <=
+// ln(2) / 2.
+HALFOPS_HD float exp_of_sum(float high, float low) {
+    const float x = at_least(high, -104.0f);  // e^-104 is already 0 in float
+    const float shifted = x * 1.44269504f + 12582912.0f;
+    const float n = shifted - 12582912.0f;
+    const float r = ((x - n * 0x1.62cp-1f) - n * 0.00027608682f) + low;  // n * the first is exact
+    float p = 0.00138144661f;
+    p = p * r + 0.00836878084f;
+    p = p * r + 0.0416683927f;
+    p = p * r + 0.166665196f;
+    p = p * r + 0.49999994f;
+    p = p * r * r + r + 1.0f;
+    // 2^n in two factors, so that n < -126 is legal.
+    const float scale = float_of((bits_of(shifted) + (64 + 127)) << 23);
+    return p * scale * 0x1p-64f;
+}
+
+HALFOPS_HD float exp_of(float x) { return exp_of_sum(x, 0.0f); }
+
+// 1 / (1 + e^-v) and one minus it, both with a small relative error.
+struct Sigmoid {
+    float value, rest;
+};
+
+HALFOPS_HD Sigmoid sigmoid(float v) {
+    const float e = exp_of(-magnitude(v));
+    const float larger = 1.0f / (1.0f + e);
+    const float smaller = e / (1.0f + e);
+    return v < 0.0f ? Sigmoid{smaller, larger} : Sigmoid{larger, smaller};
+}
+
+// Phi(-|z|), the normal distribution's lower tail, and e^(-z^2 / 2): the tail is that times a function which falls
+// slowly, so its relative error stays small all the way down.
+struct NormalTail {
+    float tail, gauss;
+};
+
+HALFOPS_HD NormalTail normal_tail(float z) {
+    const float a = at_most(magnitude(z), 15.0f);
+    // a^2 in two parts, the first exact: a rounding error of z^2 / 2 ~ 100 would cost five digits.
+    const float head = float_of(bits_of(a) & 0xfffff000u);
+    const float gauss = exp_of_sum(head * head * -0.5f, (a - head) * (a + head) * -0.5f);
+    const float t = 1.0f / (1.0f + 0.26f * a);
+    float p = 0.0302301981f;
+    p = p * t - 0.151493967f;
+    p = p * t + 0.248732299f;
+    p = p * t - 0.147788391f;
+    p = p * t + 0.158758149f;
+    p = p * t + 0.0519650616f;
+    p = p * t + 0.102788627f;
+    p = p * t + 0.103050984f;
+    p = p * t + 0.103757024f;
+    return {gauss * (t * p), gauss};
+}
+
+}  // namespace activation
+
+struct Identity {
+    static HALFOPS_HD float value(float z) { return z; }
+    static HALFOPS_HD float derivative(float) { return 1.0f; }
+};
+
+struct Relu {
+    static HALFOPS_HD float value(float z) { return z <= 0.0f ? 0.0f : z; }
+    static HALFOPS_HD float derivative(float z) { return z <= 0.0f ? 0.0f : 1.0f; }
+};
+
+// z Phi(z), Phi the normal distribution function: torch's approximate="none".
+struct Gelu {
+    static HALFOPS_HD float value(float z) {
+        const float tail = activation::normal_tail(z).tail;
+        const float phi = z < 0.0f ? tail : 1.0f - tail;
+        return activation::at_least(z, -15.0f) * phi;
+    }
+    static HALFOPS_HD float derivative(float z) {
+        const activation::NormalTail n = activation::normal_tail(z);
+        const float clamped = activation::at_most(activation::at_least(z, -15.0f), 15.0f);
+        const float phi = z < 0.0f ? n.tail : 1.0f - n.tail;
+        return phi + clamped * (n.gauss * 0.398942280f);
+    }
+};
+
+// z (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (z + 0.044715 z^3), which is z sigmoid(2 u).
+struct GeluTanh {
+    static HALFOPS_HD float value(float z) {
+        const float low = activation::at_least(z, -12.0f);
+        const float c = activation::at_most(low, 12.0f);
+        return low * activation::sigmoid(c * (1.59576912f + 0.0713548163f * (c * c))).value;
+    }
+    static HALFOPS_HD float derivative(float z) {
+        const float c = activation::at_most(activation::at_least(z, -12.0f), 12.0f);
+        const float square = c * c;
+        const activation::Sigmoid s = activation::sigmoid(c * (1.59576912f + 0.0713548163f * square));
+        return s.value * (1.0f + c * s.rest * (1.59576912f + 0.214064449f * square));
+    }
+};
+
+// z sigmoid(z)
+struct Silu {
+    static HALFOPS_HD float value(float z) { return activation::at_least(z, -110.0f) * activation::sigmoid(z).value; }
+    static HALFOPS_HD float derivative(float z) {
+        const float c = activation::at_most(activation::at_least(z, -110.0f), 110.0f);
+        const activation::Sigmoid s = activation::sigmoid(c);
+        return s.value * (1.0f + c * s.rest);
+    }
+};
+
+// What reaches z when dy arrives at act(z). Relu selects instead of multiplying: an infinite dy that meets a closed
+// unit is no overflow.
+template <class A>
+HALFOPS_HD float activation_gradient(A, float dy, float z) {
+    return dy * A::derivative(z);
+}
+HALFOPS_HD float activation_gradient(Identity, float dy, float) { return dy; }
+HALFOPS_HD float activation_gradient(Relu, float dy, float z) { return z <= 0.0f ? 0.0f : dy; }
+
+// h = act(gate) * up, and what reaches the two factors.
+template <class A>
+struct Gated {
+    static HALFOPS_HD float value(float gate, float up) { return A::value(gate) * up; }
+    static HALFOPS_HD float gate_gradient(float dh, float gate, float up) {
+        return activation_gradient(A{}, dh * up, gate);
+    }
+    static HALFOPS_HD float up_gradient(float dh, float gate) { return dh * A::value(gate); }
+};
+
+// f(A{}) with the type for a name: how run-time choice becomes compile-time.
+template <class F>
+HALFOPS_HD auto with_activation(Activation which, const F& f) {
+    switch (which) {
+        case Activation::relu:
+            return f(Relu{});
+        case Activation::gelu:
+            return f(Gelu{});
+        case Activation::gelu_tanh:
+            return f(GeluTanh{});
+        case Activation::silu:
+            return f(Silu{});
+        default:
+            return f(Identity{});
+    }
+}
+
+}  // namespace halfops

@@ -1,0 +1,10 @@
+#define HALFOPS_VARIANT_PORTABLE
+#include "core/variant.h"
+//
+#include "pointwise/pointwise_cpu.inl.h"
+
+namespace halfops::pointwise {
+const CpuEngine kPortable = {HALFOPS_VARIANT::activate, HALFOPS_VARIANT::activate_backward,
+                             HALFOPS_VARIANT::gate,     HALFOPS_VARIANT::gate_backward,
+                             HALFOPS_VARIANT::add_rows, HALFOPS_VARIANT::narrow_sums};
+}
