@@ -110,9 +110,12 @@ void scale_update_(Tensor scale, Tensor growth_tracker, Tensor hysteresis_tracke
                                             static_cast<int32_t*>(growth_tracker.mutable_data_ptr()),
                                             static_cast<int32_t*>(hysteresis_tracker.mutable_data_ptr()),
                                             static_cast<int64_t*>(skipped_steps.mutable_data_ptr())};
-    const LossScalePolicy policy = {static_cast<float>(growth_factor),     static_cast<float>(backoff_factor),
-                                    static_cast<int32_t>(growth_interval), static_cast<int32_t>(hysteresis),
-                                    static_cast<float>(min_scale),         static_cast<float>(max_scale)};
+    const LossScalePolicy policy = {growth_factor,
+                                    backoff_factor,
+                                    static_cast<int32_t>(growth_interval),
+                                    static_cast<int32_t>(hysteresis),
+                                    static_cast<float>(min_scale),
+                                    static_cast<float>(max_scale)};
     scale::cpu::scale_update(state, static_cast<const float*>(found_inf.const_data_ptr()), policy);
 }
 

@@ -20,8 +20,8 @@ struct LossScale {
 };
 
 struct LossScalePolicy {
-    float growth_factor;   // > 1
-    float backoff_factor;  // in (0, 1)
+    double growth_factor;   // > 1; a double, as torch's, so that 1.7 means the same in both
+    double backoff_factor;  // in (0, 1)
     int32_t growth_interval;
     int32_t hysteresis;  // >= 1; 1 backs off at every overflow
     float min_scale;     // the floor of a back-off
@@ -41,14 +41,14 @@ HALFOPS_HD LossScale advance(LossScale state, bool overflowed, LossScalePolicy p
         if (state.hysteresis_tracker > 0) state.hysteresis_tracker -= 1;
         if (state.hysteresis_tracker > 0) return state;
         const float floor = policy.min_scale < state.scale ? policy.min_scale : state.scale;
-        const float lower = state.scale * policy.backoff_factor;
+        const float lower = static_cast<float>(state.scale * policy.backoff_factor);
         state.scale = usable_scale(lower > floor ? lower : floor, state.scale);
         return state;
     }
     state.growth_tracker += 1;
     if (state.growth_tracker < policy.growth_interval) return state;
     const float cap = policy.max_scale > state.scale ? policy.max_scale : state.scale;
-    const float higher = state.scale * policy.growth_factor;
+    const float higher = static_cast<float>(state.scale * policy.growth_factor);
     state.scale = usable_scale(higher < cap ? higher : cap, state.scale);
     state.growth_tracker = 0;
     state.hysteresis_tracker = policy.hysteresis;
