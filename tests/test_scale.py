@@ -280,7 +280,7 @@ def test_loss_scale_is_torchs_without_bounds(growth: float, backoff: float) -> N
     policy = reference.Policy(growth, backoff, 4, 1, 1e-38, 3e38)
     state, scale, tracker = Scale(2.0**16), torch.tensor(2.0**16), torch.zeros((), dtype=torch.int32)
     generator = random.Random(0)
-    for step in range(600):
+    for step in range(360):
         found = float(generator.random() < (0.05 if step < 300 else 0.5))
         state.update(found, policy)
         torch._amp_update_scale_(scale, tracker, torch.tensor(found), growth, backoff, 4)

@@ -67,8 +67,18 @@ def _strided(tensors: Sequence[Tensor]) -> list[Tensor]:
     return given
 
 
+def _one_device(tensors: Sequence[Tensor]) -> Tensor:
+    """The check of the real kernels, for fake tensors; any of the list, to take the device from."""
+    for i, tensor in enumerate(tensors):
+        if tensor.device != tensors[0].device:
+            raise RuntimeError(
+                f"tensors[{i}]: is on another device than tensors[0]; move both to one device with .to(device)"
+            )
+    return tensors[0]
+
+
 def _empty_stats(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    like = tensors[0]
+    like = _one_device(tensors)
     return (
         like.new_empty((), dtype=torch.float32),
         like.new_empty((), dtype=torch.float64),
@@ -78,7 +88,7 @@ def _empty_stats(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.register_fake("halfops::nonfinite_check")
 def _(tensors: list[Tensor]) -> Tensor:
-    return tensors[0].new_empty((), dtype=torch.float32)
+    return _one_device(tensors).new_empty((), dtype=torch.float32)
 
 
 @torch.library.register_fake("halfops::grad_stats")
