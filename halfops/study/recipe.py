@@ -12,6 +12,7 @@ from typing import Any
 class Recipe:
     """Optimizer, its arguments, and the course of the learning rate."""
 
+    title: str
     optimizer: str
     learning_rate: float
     steps: int
@@ -22,13 +23,11 @@ class Recipe:
     max_grad_norm: float | None = None
 
     @property
-    def optimizer_title(self) -> str:
-        return {"sgd": "SGD", "adamw": "AdamW"}[self.optimizer]
-
-    @property
     def text(self) -> str:
+        momentum = f" momentum {self.options['momentum']:g}" if "momentum" in self.options else ""
         clip = f", clipped at {self.max_grad_norm:g}" if self.max_grad_norm is not None else ""
-        return f"{self.optimizer_title} lr {self.learning_rate:g}, batch {self.batch}, {self.steps} steps{clip}"
+        name = f"{_NAMES[self.optimizer]} lr {self.learning_rate:g}{momentum}"
+        return f"{name}, batch {self.batch}, {self.steps} steps{clip}"
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then a half cosine down to `final_rate` of the peak."""
@@ -39,12 +38,24 @@ class Recipe:
         return self.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
 
 
-# SGD: rate, momentum, batch and absence of weight decay as in arXiv 2305.10947.
+# digits-sgd: rate, momentum, batch and absence of weight decay as in arXiv 2305.10947. digits-small-steps: steps of less
+# than half a unit in the last place of most fp16 weights, as late in a long training: what a master is for.
 RECIPES: Mapping[str, Recipe] = {
-    "digits-sgd": Recipe("sgd", 0.01, steps=600, batch=256, options={"momentum": 0.9}),
-    "digits-adamw": Recipe("adamw", 2e-3, steps=400, batch=128, options={"weight_decay": 0.01}, final_rate=0.1),
+    "digits-sgd": Recipe("SGD", "sgd", 0.01, steps=600, batch=256, options={"momentum": 0.9}),
+    "digits-adamw": Recipe("AdamW", "adamw", 2e-3, steps=400, batch=128, options={"weight_decay": 0.01}, final_rate=0.1),
+    "digits-small-steps": Recipe("very small steps", "sgd", 1e-3, steps=1000, batch=32),
     "text": Recipe(
-        "adamw", 3e-3, steps=400, batch=32, options={"weight_decay": 0.1}, warmup=20, final_rate=0.1, max_grad_norm=1.0
+        "AdamW",
+        "adamw",
+        3e-3,
+        steps=400,
+        batch=32,
+        options={"weight_decay": 0.1},
+        warmup=20,
+        final_rate=0.1,
+        max_grad_norm=1.0,
     ),
 }
-QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 200, "digits-adamw": 120, "text": 50}
+QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 200, "digits-adamw": 120, "digits-small-steps": 300, "text": 50}
+
+_NAMES = {"sgd": "SGD", "adamw": "AdamW"}

@@ -13,7 +13,7 @@ from halfops.study.data import MissingDataError
 from halfops.study.measure import Spread
 from halfops.study.progress import Progress
 from halfops.study.recipe import QUICK_STEPS, RECIPES
-from halfops.study.tasks import MAKERS, Task
+from halfops.study.tasks import Task, make
 from halfops.study.train import Run, train
 
 
@@ -71,7 +71,7 @@ def run_study(
         length = steps or (QUICK_STEPS[key] if quick else RECIPES[key].steps)
         try:
             recipe = RECIPES[key]
-            tasks.append(MAKERS[key](replace(recipe, steps=length, warmup=min(recipe.warmup, length // 5)), device))
+            tasks.append(make(key, replace(recipe, steps=length, warmup=min(recipe.warmup, length // 5)), device))
         except MissingDataError as missing:
             if str(missing) not in notes:
                 notes.append(str(missing))

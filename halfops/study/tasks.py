@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -49,10 +48,10 @@ class Digits:
     metric = "held-out accuracy, %"
     higher_is_better = True
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, key: str, recipe: Recipe, device: torch.device) -> None:
         images = data.digits()
-        self.key = f"digits-{recipe.optimizer}"
-        self.title = f"Digits, {recipe.optimizer_title}"
+        self.key = key
+        self.title = f"Digits, {recipe.title}"
         self.recipe = recipe
         self.images, self.classes = images.train.to(device), images.train_classes.to(device)
         self.held_out, self.held_out_classes = images.held_out.to(device), images.held_out_classes.to(device)
@@ -86,10 +85,10 @@ class SourceText:
     curve_windows = 96
     final_windows = 768
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, key: str, recipe: Recipe, device: torch.device) -> None:
         text = data.stdlib_text()
-        self.key = "text"
-        self.title = f"Byte language model, {recipe.optimizer_title}"
+        self.key = key
+        self.title = f"Byte language model, {recipe.title}"
         self.recipe = recipe
         self.train = text.train.to(device)
         starts = torch.linspace(0, len(text.held_out) - self.length - 1, self.final_windows).long()
@@ -124,8 +123,6 @@ def _windows(text: Tensor, starts: Tensor, length: int) -> Tensor:
     return text[starts[:, None] + torch.arange(length + 1, device=text.device)]
 
 
-MAKERS: Mapping[str, Callable[[Recipe, torch.device], Task]] = {
-    "digits-sgd": Digits,
-    "digits-adamw": Digits,
-    "text": SourceText,
-}
+def make(key: str, recipe: Recipe, device: torch.device) -> Task:
+    """The task that a key of RECIPES names, with its data on the device. Raises data.MissingDataError."""
+    return Digits(key, recipe, device) if key.startswith("digits") else SourceText(key, recipe, device)

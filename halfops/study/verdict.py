@@ -78,12 +78,13 @@ def _updates(task: TaskResult) -> str:
     parts = []
     for arm in task.arms:
         seen, kept = task.mean(arm, "unchanged_seen"), task.mean(arm, "unchanged_kept")
-        if arm.is_half and math.isfinite(kept):
-            part = f"{arm.title} lost {100 * kept:.2g} %"
-            if arm.master == "split":
-                part += f" (its 16-bit weights stood still in {100 * seen:.2g} %, the master caught the rest)"
-            parts.append(part)
-    return f"of the updates, {'; '.join(parts)}." if parts else ""
+        if not arm.is_half or not math.isfinite(kept):
+            continue
+        if arm.master == "split":
+            parts.append(f"{arm.title}: {100 * seen:.2g} % of the 16-bit weights, {100 * kept:.2g} % of the masters")
+        else:
+            parts.append(f"{arm.title}: {100 * kept:.2g} %")
+    return f"updates that changed no bit: {'; '.join(parts)}." if parts else ""
 
 
 def _cost(task: TaskResult) -> str:
