@@ -18,7 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="shorter trainings: under a minute on two cores")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds (default 3)")
     parser.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="digits (all of digits-sgd, digits-adamw, digits-small-steps), text (default: all)"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="digits (all of digits-sgd, digits-adamw, digits-small-steps), text (default: all)",
     )
     parser.add_argument(
         "--arms", nargs="+", metavar="ARM", help="fp32, amp, split, stochastic, nearest (default: all of them)"

@@ -56,7 +56,7 @@ class Setup:
     def update(self, loss: Tensor) -> None:
         """Backward, unscale, clip, step, scale update: each arm as its users write it."""
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._clip()
             self.optimizer.step()
             return

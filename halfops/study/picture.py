@@ -64,8 +64,8 @@ def _heading(figure: Any, study: StudyResult) -> None:
     arms = study.tasks[0].arms
     title = f"The same training in {numbers[len(arms)]} precisions" if len(arms) > 1 else "A training"
     below = (
-        f"Same networks, initial weights and batches in every precision. Lines are means of {study.seeds} seeds, bands span"
-        " them; beside each curve, the result of every seed, with the span of fp32's in grey."
+        f"Same networks, initial weights and batches in every precision. Lines are means of {study.seeds} seeds,"
+        " bands span them; beside each curve, the result of every seed, with the span of fp32's in grey."
     )
     figure.text(0.045, 0.95, title, fontsize=21, fontweight="bold", color=_INK)
     figure.text(0.045, 0.921, below, fontsize=11.5, color=_GREY)

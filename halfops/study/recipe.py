@@ -38,11 +38,13 @@ class Recipe:
         return self.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
 
 
-# digits-sgd: rate, momentum, batch and absence of weight decay as in arXiv 2305.10947. digits-small-steps: steps of less
+# digits-sgd: rate, momentum, batch, no weight decay as in arXiv 2305.10947. digits-small-steps: most steps are less
 # than half a unit in the last place of most fp16 weights, as late in a long training: what a master is for.
 RECIPES: Mapping[str, Recipe] = {
     "digits-sgd": Recipe("SGD", "sgd", 0.01, steps=600, batch=256, options={"momentum": 0.9}),
-    "digits-adamw": Recipe("AdamW", "adamw", 2e-3, steps=400, batch=128, options={"weight_decay": 0.01}, final_rate=0.1),
+    "digits-adamw": Recipe(
+        "AdamW", "adamw", 2e-3, steps=400, batch=128, options={"weight_decay": 0.01}, final_rate=0.1
+    ),
     "digits-small-steps": Recipe("very small steps", "sgd", 1e-3, steps=1000, batch=32),
     "text": Recipe(
         "AdamW",

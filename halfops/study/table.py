@@ -11,7 +11,7 @@ from halfops.study.study import StudyResult, TaskResult
 LEGEND = (
     "B/param: weights + gradients + master + optimizer state, counted from the tensors after the last step.\n"
     "same bits: share of updates (weights with a non-zero gradient) that changed no bit of the weight as matrix\n"
-    "products read it; kept: of the weight as it is kept, the master where there is one. skipped: overflowed steps a run."
+    "products read it; kept: of the weight as it is kept, the master where there is one. skipped: overflows a run."
 )
 
 
