@@ -1,4 +1,4 @@
-"""Cases: an op, its inputs, what it should give and how far from that it may be. Tests and benchmarks follow from them."""
+"""Cases: an op, its inputs, what it should give, how far from that it may be. Tests and benchmarks follow from them."""
 
 from __future__ import annotations
 

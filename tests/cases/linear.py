@@ -6,10 +6,10 @@ import functools
 
 import torch
 from bounds import activated, derivative_error, dot, product, rounded
-from cases import HALVES, LAYOUTS, Case, layout
 from torch import Tensor
 from torch.nn import functional as F
 
+from cases import HALVES, LAYOUTS, Case, layout
 from halfops._ops import linear as ops
 from halfops.reference import linear as reference
 
@@ -214,6 +214,9 @@ def pointwise_cases():
             name,
         )
 
+    def one(shape, other, name):
+        return lambda dtype, device: two(shape, other, name)(dtype, device)[1:]
+
     def three(shape, other, name):
         return lambda dtype, device: (wide(*shape, dtype=dtype, device=device), *two(shape, other, name)(dtype, device))
 
@@ -238,7 +241,7 @@ def pointwise_cases():
         size = f"{list(shape)}-{other}"
         for name in ACTIVATIONS:
             yield Case(
-                f"activation/{name}{size}", lambda *to, i=two(shape, other, name): i(*to)[1:], ops.activation,
+                f"activation/{name}{size}", one(shape, other, name), ops.activation,
                 reference.activation, forward_bound, torch_activation,
             )  # fmt: skip
             yield Case(
