@@ -76,8 +76,9 @@ def test_second_derivatives_exist(function, shapes, dtype, device):
     def curvature(inputs):
         outputs = function(*inputs)
         total = sum(o.double().square().sum() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
-        first = torch.autograd.grad(total, inputs, create_graph=True)
-        return torch.autograd.grad(sum(g.double().square().sum() for g in first), inputs, allow_unused=True)
+        first = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
+        total = sum(g.double().square().sum() for g in first if g is not None)
+        return torch.autograd.grad(total, inputs, allow_unused=True)
 
     for ours, exactly, t in zip(curvature(narrow), curvature(wide), narrow, strict=True):
         assert (ours is None) == (exactly is None)
@@ -306,12 +307,3 @@ def test_expanded_and_transposed_gradients(device):
     one = torch.autograd.grad(H.linear(x, w), (x, w), g)
     other = torch.autograd.grad(H.linear(x, w).mT, (x, w), g.mT)
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(one, other, strict=True))
-
-
-def test_per_sample_gradients_with_torch_func(device):
-    """torch.func.grad sees the same gradients as autograd."""
-    x, w = torch.randn(4, 3, device=device).half(), torch.randn(5, 3, device=device).half()
-    found = torch.func.grad(lambda w: H.linear(x, w, activation="gelu").float().sum())(w)
-    v = w.clone().requires_grad_()
-    H.linear(x, v, activation="gelu").float().sum().backward()
-    assert torch.equal(bits(found), bits(v.grad))

@@ -97,6 +97,8 @@ def linear_dgrad(
 
     Shapes: grad_output [*, N], weight [N, K], preact and result [*, K]. preact is the pre-activation of the layer
     *below*, so the result is the gradient of that layer's x w^T + b. Dtypes: one of float16, bfloat16, float32.
+    Numerics: one rounding from the float32 sum, after the derivative; on CPUs with bfloat16 instructions, bfloat16 is
+    rounded before the derivative too.
     Saved for backward: all inputs; differentiable. Not subject to autocast.
     Raises ValueError for an unknown activation or one without preact, RuntimeError for what does not fit.
     """
@@ -186,7 +188,7 @@ def mlp(
 
     Shapes: input [*, K], fc1_weight [H, K], fc1_bias [H], fc2_weight [N, H], fc2_bias [N], residual and result [*, N].
     Dtypes, activations, numerics and autocast as for `linear`; the result and the gradients are, bit for bit, those of
-    two calls of `linear`, except that the hidden gradient is not rounded before it meets the activation's derivative.
+    two calls of `linear`, except for the hidden gradient, which meets the activation's derivative as `linear_dgrad` says.
     Saved for backward: input and z = x w1^T + b1 [*, H]. The hidden activation is not kept but computed again, and the
     activation's derivative is applied inside the second layer's dgrad.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
