@@ -1,4 +1,4 @@
-"""python -m halfops: the doctor tells health from sickness, memory adds up, bench finds its scripts, commands stay apart."""
+"""python -m halfops: the doctor tells health from sickness, memory adds up, bench finds its scripts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def test_doctor_probes_reach_every_op():
     assert set(halfops._ops.registry.op_names()) - facts - probed == set()
 
 
-def test_doctor_prints_and_exits_0(capsys):
+def test_doctor_prints_and_exits_0(healthy, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "examine", lambda: healthy)
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "all is well" in printed
@@ -48,7 +49,8 @@ def test_doctor_prints_and_exits_0(capsys):
     assert "avx" in printed or "portable" in printed
 
 
-def test_doctor_json_is_json(capsys):
+def test_doctor_json_is_json(healthy, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "examine", lambda: healthy)
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report) == {"versions", "build", "cpu", "gpus", "paths", "checks", "problems"}
@@ -70,6 +72,7 @@ def _raise(*_args, **_kwargs):
 )
 def test_doctor_sees_a_broken_op_and_exits_1(monkeypatch, capsys, function, broken, reason):
     monkeypatch.setattr(halfops.functional, function, broken)
+    monkeypatch.setattr(doctor, "PROBES", [p for p in probes.PROBES if p.name == function])
     assert cli.main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert f"problem: {function} fp16 on cpu: {reason}" in printed
