@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from halfops._ops.optim import optim_step_, state_names
+from halfops._ops.registry import has_kernel
 from halfops._ops.scale import grad_stats
 from halfops.optim import checks
 from halfops.optim.storage import convert_state, master_name, new_master, read_master, zeros
@@ -156,6 +157,11 @@ class HalfOptimizer(Optimizer):
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is not None:
                 checks.parameter(f"parameter {i}", param, self.master, self.rounding)
+                if param.device.type not in ("cpu", "cuda") or not has_kernel("optim_step_", param.device.type):
+                    raise NotImplementedError(
+                        f"parameter {i}: is on {param.device}, for which this build of halfops has no optimizer; "
+                        "move the model, as in model.cpu(), and run `python -m halfops doctor` to see what there is"
+                    )
                 checks.gradient(f"parameter {i}", param, grad)
 
     def _build(self, work: WorkList, present: list[bool]) -> None:
@@ -223,6 +229,7 @@ class HalfOptimizer(Optimizer):
                         param.copy_(weight)
 
         # Innermost of all hooks: the user's see the checkpoint before, and the loaded optimizer after.
+        checks.state_dict(state_dict)
         before = self.register_load_state_dict_pre_hook(prepare)
         after = self.register_load_state_dict_post_hook(install, prepend=True)
         try:
@@ -236,6 +243,7 @@ class HalfOptimizer(Optimizer):
         self, saved: dict[str, Any], loaded: list[tuple[Tensor, dict[str, Any], Tensor | None]]
     ) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
         """The checkpoint's groups, and its state of no parameter; each parameter's state goes to loaded."""
+        checks.state_dict(saved)
         groups = [{**self.defaults, **group} for group in saved["param_groups"]]
         sizes = [len(group["params"]) for group in groups]
         wanted = [len(group["params"]) for group in self.param_groups]

@@ -145,3 +145,9 @@ def no_duplicates(params: list[torch.Tensor]) -> None:
                 "tied weights are one parameter, as model.parameters() gives them"
             )
         seen[id(param)] = i
+
+
+def state_dict(value: Any) -> None:
+    if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
+        got = f"a dict with the keys {sorted(map(str, value))}" if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"state_dict: got {got}, wanted what state_dict() gives, with 'state' and 'param_groups'")

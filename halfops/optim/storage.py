@@ -109,6 +109,8 @@ def convert_state(
     moments = {key: saved[key] for key in names if isinstance(saved.get(key), Tensor)}
     # torch.optim.SGD counts no steps, but a momentum buffer says that there was one.
     step = saved.get("step", 1.0 if moments else 0.0)
+    if step.numel() != 1 if isinstance(step, Tensor) else not isinstance(step, (int, float)):
+        raise ValueError(f"state_dict: got step {step!r} for {label}, wanted one number; is the checkpoint intact?")
     state["step"] = torch.as_tensor(step, dtype=torch.float32).reshape(()).to(param.device, copy=True)
     for key, value in moments.items():
         state[key] = in_layout_of(param, value, dtype)
