@@ -46,6 +46,9 @@ TOP_LEVEL = {
 # What an engine compiled for one CPU may use of std: functions that are no templates.
 PLAIN_STD = {"memcpy", "memset", "size_t", "int64_t", "uint64_t", "int32_t", "uint32_t", "uint16_t", "uint8_t"}
 
+# Names of torch's headers that are younger than torch 2.11, the oldest one that halfops builds against.
+TOO_YOUNG = re.compile(r"STABLE_TORCH_ERROR_CODE_CHECK|getCurrentStream\b|nativeHandle\b|throw_exception\b")
+
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.M)
 
 
@@ -101,6 +104,7 @@ def misplaced_words(path: str, text: str) -> list[str]:
         wrong.append("a launch outside collective/launch.cuh")
     if re.search(r"extern\s+__shared__", code) and room != "collective":
         wrong.append("dynamic shared memory outside collective")
+    wrong += [f"torch 2.11 has no {name} yet" for name in TOO_YOUNG.findall(code)]
     if path.endswith(".inl.h"):
         wrong += [f"std::{name} in an engine" for name in re.findall(r"std::(\w+)", code) if name not in PLAIN_STD]
     if room == "math":
@@ -140,6 +144,7 @@ def test_csrc(path):
         ("csrc/scale/a.cu", "kernel<<<1, 32>>>(x);", "a launch outside"),
         ("csrc/scale/a.cuh", "extern __shared__ float s[];", "dynamic shared memory"),
         ("csrc/scale/a.inl.h", "x = std::max(a, b);", "std::max in an engine"),
+        ("csrc/binding/a.cpp", "STABLE_TORCH_ERROR_CODE_CHECK(f());", "torch 2.11 has no"),
         ("csrc/math/a.h", "HALFOPS_HD float f(const float* x) {", "not pointers"),
     ],
 )

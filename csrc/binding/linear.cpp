@@ -22,9 +22,9 @@ Tensor blob(const Strided& m, ScalarType dtype) {
 void product(const Strided& a, const Strided& b, const Strided& c, bool accumulate) {
     const Tensor ta = blob(a, ScalarType::Float), tb = blob(b, ScalarType::Float), tc = blob(c, ScalarType::Float);
     if (accumulate) {
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), tc.get(), ta.get(), tb.get(), 1.0, 1.0));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), tc.get(), ta.get(), tb.get(), 1.0, 1.0));
     } else {
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
     }
 }
 
@@ -33,9 +33,9 @@ void product_bf16(const Strided& a, const Strided& b, const void* bias, const St
     const Tensor ta = blob(a, dtype), tb = blob(b, dtype), tc = blob(c, dtype);
     if (bias != nullptr) {
         const Tensor row = blob({const_cast<void*>(bias), 1, c.cols, c.cols, 1}, dtype);
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), row.get(), ta.get(), tb.get(), 1.0, 1.0));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), row.get(), ta.get(), tb.get(), 1.0, 1.0));
     } else {
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
     }
 }
 

@@ -187,14 +187,16 @@ def print_report(report: dict[str, Any]) -> None:
     if not report["gpus"]:
         print(f"gpu      none: {'torch sees no device' if torch.version.cuda else 'this torch is a CPU build'}")
 
-    print(f"\n{'op':<17}{'dtype':<16}{'CPU':<79}CUDA")
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for row in report["paths"]:
-        rows.setdefault((row["op"], row["cpu"], row["cuda"]), []).append(row["dtype"])
-    last = None
-    for (op, on_cpu, on_cuda), dtypes in rows.items():
-        print(f"{op if op != last else '':<17}{' '.join(dtypes):<16}{on_cpu:<79}{on_cuda}")
-        last = op
+    print()
+    alike: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
+    for op in dict.fromkeys(row["op"] for row in report["paths"]):
+        ways = tuple((row["dtype"], row["cpu"], row["cuda"]) for row in report["paths"] if row["op"] == op)
+        alike.setdefault(ways, []).append(op)
+    for ways, ops in alike.items():
+        print(", ".join(ops))
+        for on_cpu, on_cuda in dict.fromkeys(way[1:] for way in ways):
+            dtypes = " ".join(dtype for dtype, *way in ways if tuple(way) == (on_cpu, on_cuda))
+            print(f"    {dtypes:<16}CPU   {on_cpu}\n{'':<20}CUDA  {on_cuda}")
 
     good = sum(row["ok"] for row in report["checks"])
     seconds = sum(row["seconds"] for row in report["checks"])
