@@ -131,7 +131,9 @@ def linear_wgrad(
 
 
 def _apply(function: Any, *args: Any) -> Tensor:
-    output: Tensor = function.apply(*args)
+    # torch.compile traces a Function only if no tensor comes twice, and residual=input is the usual thing to write.
+    apart = [a.view_as(a) if any(a is b for b in args[:i] if b is not None) else a for i, a in enumerate(args)]
+    output: Tensor = function.apply(*apart)
     return output
 
 
@@ -187,8 +189,8 @@ def mlp(
     """y = act(x w1^T + b1) w2^T + b2 + residual: two linear layers as one differentiable function.
 
     Shapes: input [*, K], fc1_weight [H, K], fc1_bias [H], fc2_weight [N, H], fc2_bias [N], residual and result [*, N].
-    Dtypes, activations, numerics and autocast as for `linear`; the result and the gradients are, bit for bit, those of
-    two calls of `linear`, except for the hidden gradient, which meets the activation's derivative as `linear_dgrad` says.
+    Dtypes, activations, numerics and autocast as for `linear`; the result is, bit for bit, that of two calls of it. The
+    hidden gradient meets the activation's derivative as `linear_dgrad` says.
     Saved for backward: input and z = x w1^T + b1 [*, H]. The hidden activation is not kept but computed again, and the
     activation's derivative is applied inside the second layer's dgrad.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.

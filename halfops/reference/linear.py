@@ -23,7 +23,7 @@ def activation(z: Tensor, name: str) -> Tensor:
         case "gelu_tanh":
             return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
         case "silu":
-            return z / (1 + torch.exp(-z))
+            return z * torch.sigmoid(z)
     raise ValueError(name)
 
 
