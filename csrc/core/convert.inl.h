@@ -22,7 +22,7 @@ HALFOPS_INLINE void widen(const f16* source, float* target, int64_t n) {
 #if defined(HALFOPS_VARIANT_AVX512)
     for (; i + 16 <= n; i += 16) {
         const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i));
-        _mm512_storeu_ps(target + i, _mm512_cvtph_ps(half));
+        _mm512_storeu_ps(target + i, _mm512_maskz_cvtph_ps(0xffff, half));
     }
 #elif defined(HALFOPS_VARIANT_AVX2)
     for (; i + 8 <= n; i += 8) {
@@ -45,7 +45,7 @@ HALFOPS_INLINE void narrow(const float* source, f16* target, int64_t n) {
     int64_t i = 0;
 #if defined(HALFOPS_VARIANT_AVX512)
     for (; i + 16 <= n; i += 16) {
-        const __m256i half = _mm512_cvtps_ph(_mm512_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
+        const __m256i half = _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + i), half);
     }
 #elif defined(HALFOPS_VARIANT_AVX2)

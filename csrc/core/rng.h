@@ -15,24 +15,32 @@ struct Philox {
     uint32_t x0, x1, x2, x3;
 };
 
-// counter (c0 to c3) and key (k0, k1) to four words.
-HALFOPS_HD Philox philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t a = static_cast<uint64_t>(0xD2511F53u) * c0;
-        const uint64_t b = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-        c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-        c1 = static_cast<uint32_t>(b);
-        c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-        c3 = static_cast<uint32_t>(a);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return {c0, c1, c2, c3};
+HALFOPS_HD Philox philox_round(Philox c, uint32_t k0, uint32_t k1) {
+    const uint64_t a = static_cast<uint64_t>(0xD2511F53u) * c.x0;
+    const uint64_t b = static_cast<uint64_t>(0xCD9E8D57u) * c.x2;
+    return {static_cast<uint32_t>(b >> 32) ^ c.x1 ^ k0, static_cast<uint32_t>(b),
+            static_cast<uint32_t>(a >> 32) ^ c.x3 ^ k1, static_cast<uint32_t>(a)};
+}
+
+// Counter and key (k0, k1) to four words. The ten rounds are written out: a loop around them would keep compilers from
+// vectorising the loop over counters that calls this.
+HALFOPS_HD Philox philox(Philox c, uint32_t k0, uint32_t k1) {
+    constexpr uint32_t kBump0 = 0x9E3779B9u, kBump1 = 0xBB67AE85u;
+    c = philox_round(c, k0, k1);
+    c = philox_round(c, k0 + kBump0, k1 + kBump1);
+    c = philox_round(c, k0 + 2 * kBump0, k1 + 2 * kBump1);
+    c = philox_round(c, k0 + 3 * kBump0, k1 + 3 * kBump1);
+    c = philox_round(c, k0 + 4 * kBump0, k1 + 4 * kBump1);
+    c = philox_round(c, k0 + 5 * kBump0, k1 + 5 * kBump1);
+    c = philox_round(c, k0 + 6 * kBump0, k1 + 6 * kBump1);
+    c = philox_round(c, k0 + 7 * kBump0, k1 + 7 * kBump1);
+    c = philox_round(c, k0 + 8 * kBump0, k1 + 8 * kBump1);
+    return philox_round(c, k0 + 9 * kBump0, k1 + 9 * kBump1);
 }
 
 // The four words shared by elements 4 * quad to 4 * quad + 3 of the tensor that `key` names.
 HALFOPS_HD Philox random_quad(uint64_t seed, uint32_t step, uint64_t quad, uint32_t key) {
-    return philox(static_cast<uint32_t>(quad), static_cast<uint32_t>(quad >> 32), step, key,
+    return philox({static_cast<uint32_t>(quad), static_cast<uint32_t>(quad >> 32), step, key},
                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 

@@ -10,6 +10,13 @@
 
 namespace halfops {
 
+// condition ? yes : no without a jump. Where several conditions look at one number, compilers turn ?: into jumps from
+// one to the next, and do not vectorise.
+HALFOPS_HD uint32_t select(bool condition, uint32_t yes, uint32_t no) {
+    const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+    return (yes & mask) | (no & ~mask);
+}
+
 template <class T>
 struct Stochastic;
 
@@ -21,12 +28,12 @@ struct Stochastic<float> {
 template <>
 struct Stochastic<bf16> {
     static HALFOPS_HD bf16 from(float x, uint32_t random) {
-        // Adding a random number below the kept bits and cutting: the carry is the decision.
         const uint32_t u = bits_of(x);
-        const uint16_t rounded = static_cast<uint16_t>((u + (random >> 16)) >> 16);
-        const bool beyond = (u & 0x7fffffffu) > 0x7f7f0000u;
-        const uint16_t nearest = from_f32<bf16>(x).bits;
-        return bf16{beyond ? nearest : rounded};
+        const uint32_t magnitude = u & 0x7fffffffu;
+        // Adding a random number below the kept bits and cutting: the carry is the decision.
+        const uint32_t nearest = 0x7fffu + ((u >> 16) & 1u);
+        const uint32_t rounded = (u + select(magnitude > 0x7f7f0000u, nearest, random >> 16)) >> 16;
+        return bf16{static_cast<uint16_t>(select(magnitude > 0x7f800000u, 0x7fc0u, rounded))};
     }
 };
 
@@ -36,18 +43,22 @@ struct Stochastic<f16> {
         const uint32_t u = bits_of(x);
         const uint32_t sign = (u >> 16) & 0x8000u;
         const uint32_t magnitude = u & 0x7fffffffu;
-        // Normal results: 13 bits are dropped.
-        const uint32_t normal = (magnitude - 0x38000000u + (random >> 19)) >> 13;
-        // Subnormal results are multiples of 2^-24, and any number of bits is dropped: up if the fraction exceeds the
-        // random one. Both are exact: the scaling is by powers of two, the difference of a float and its floor is one.
-        const float scaled = float_of(magnitude < 0x38800000u ? magnitude : 0u) * 0x1p24f;
-        const int32_t whole = static_cast<int32_t>(scaled);
-        const int32_t fraction = static_cast<int32_t>((scaled - static_cast<float>(whole)) * 0x1p31f);
-        const uint32_t up = static_cast<int32_t>(random >> 1) < fraction ? 1u : 0u;
-        const uint32_t subnormal = static_cast<uint32_t>(whole) + up;
-        const uint32_t finite = sign | (magnitude < 0x38800000u ? subnormal : normal);
-        const uint32_t nearest = from_f32<f16>(x).bits;
-        return f16{static_cast<uint16_t>(magnitude > 0x477fe000u ? nearest : finite)};
+        // Normal results drop 13 bits: add and cut, as above. A nearest one may be carried to infinity.
+        const uint32_t nearest = 0xfffu + ((magnitude >> 13) & 1u);
+        const uint32_t added = select(magnitude > 0x477fe000u, nearest, random >> 19);
+        const uint32_t normal = (magnitude - 0x38000000u + added) >> 13;
+        // Subnormal results are multiples of 2^-24 and drop any number of bits: up if the fraction exceeds a random
+        // one. Nothing here rounds: scaling by powers of two, and a float less its integer part.
+        const bool small = magnitude < 0x38800000u;
+        const float units = float_of(select(small, magnitude, 0u)) * 0x1p24f;
+        const int32_t whole = static_cast<int32_t>(units);
+        const int32_t fraction = static_cast<int32_t>((units - static_cast<float>(whole)) * 0x1p31f);
+        const bool up = static_cast<int32_t>(random >> 1) < fraction;
+        const uint32_t subnormal = static_cast<uint32_t>(whole) + static_cast<uint32_t>(up);
+        const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+        const uint32_t special = select(magnitude > 0x7f800000u, nan, 0x7c00u);
+        const uint32_t finite = select(small, subnormal, normal);
+        return f16{static_cast<uint16_t>(sign | select(magnitude >= 0x47800000u, special, finite))};
     }
 };
 
