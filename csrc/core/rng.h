@@ -15,27 +15,20 @@ struct Philox {
     uint32_t x0, x1, x2, x3;
 };
 
-HALFOPS_HD Philox philox_round(Philox c, uint32_t k0, uint32_t k1) {
-    const uint64_t a = static_cast<uint64_t>(0xD2511F53u) * c.x0;
-    const uint64_t b = static_cast<uint64_t>(0xCD9E8D57u) * c.x2;
-    return {static_cast<uint32_t>(b >> 32) ^ c.x1 ^ k0, static_cast<uint32_t>(b),
-            static_cast<uint32_t>(a >> 32) ^ c.x3 ^ k1, static_cast<uint32_t>(a)};
-}
+inline constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+inline constexpr uint32_t kPhiloxBump0 = 0x9E3779B9u, kPhiloxBump1 = 0xBB67AE85u;
 
-// Counter and key (k0, k1) to four words. The ten rounds are written out: a loop around them would keep compilers from
-// vectorising the loop over counters that calls this.
+// Counter and key (k0, k1) to four words.
 HALFOPS_HD Philox philox(Philox c, uint32_t k0, uint32_t k1) {
-    constexpr uint32_t kBump0 = 0x9E3779B9u, kBump1 = 0xBB67AE85u;
-    c = philox_round(c, k0, k1);
-    c = philox_round(c, k0 + kBump0, k1 + kBump1);
-    c = philox_round(c, k0 + 2 * kBump0, k1 + 2 * kBump1);
-    c = philox_round(c, k0 + 3 * kBump0, k1 + 3 * kBump1);
-    c = philox_round(c, k0 + 4 * kBump0, k1 + 4 * kBump1);
-    c = philox_round(c, k0 + 5 * kBump0, k1 + 5 * kBump1);
-    c = philox_round(c, k0 + 6 * kBump0, k1 + 6 * kBump1);
-    c = philox_round(c, k0 + 7 * kBump0, k1 + 7 * kBump1);
-    c = philox_round(c, k0 + 8 * kBump0, k1 + 8 * kBump1);
-    return philox_round(c, k0 + 9 * kBump0, k1 + 9 * kBump1);
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t a = static_cast<uint64_t>(kPhiloxMultiplier0) * c.x0;
+        const uint64_t b = static_cast<uint64_t>(kPhiloxMultiplier1) * c.x2;
+        c = {static_cast<uint32_t>(b >> 32) ^ c.x1 ^ k0, static_cast<uint32_t>(b),
+             static_cast<uint32_t>(a >> 32) ^ c.x3 ^ k1, static_cast<uint32_t>(a)};
+        k0 += kPhiloxBump0;
+        k1 += kPhiloxBump1;
+    }
+    return c;
 }
 
 // The four words shared by elements 4 * quad to 4 * quad + 3 of the tensor that `key` names.

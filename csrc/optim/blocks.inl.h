@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/convert.inl.h"
-#include "core/rng.h"
+#include "core/random.inl.h"
 #include "math/master.h"
 #include "math/rounding.h"
 
@@ -11,7 +11,7 @@ namespace HALFOPS_VARIANT {
 
 // Elements that are worked on at once: the float buffers stay in L1, the calls between them cost nothing.
 constexpr int64_t kBlock = 512;
-static_assert(kBlock % 4 == 0, "random words come in quads, and a block must not begin within one");
+static_assert(kBlock % kRandomGroup == 0, "a block's buffer must have room for whole groups of random words");
 
 template <class Format, class T>
 static void load_block(const T* weight, const typename Format::Extra* extra, int64_t n, float* w) {
@@ -39,23 +39,12 @@ static void store_block(const float* w, int64_t n, T* weight, typename Format::E
     for (int64_t i = 0; i < n; ++i) extra[i] = Format::extra(w[i], shown[i]);
 }
 
-// bits[0 .. n) for the elements that begin at 4 * quad; bits has room for n rounded up to 4.
-static void random_block(uint64_t seed, uint32_t step, uint64_t quad, uint32_t key, int64_t n, uint32_t* bits) {
-    for (int64_t i = 0; 4 * i < n; ++i) {
-        const Philox words = random_quad(seed, step, quad + static_cast<uint64_t>(i), key);
-        bits[4 * i] = words.x0;
-        bits[4 * i + 1] = words.x1;
-        bits[4 * i + 2] = words.x2;
-        bits[4 * i + 3] = words.x3;
-    }
-}
-
 // at: the element of the tensor that the block begins with
 template <class T>
 static void narrow_stochastic(const float* w, T* weight, int64_t n, uint64_t seed, uint32_t step, int64_t at,
                               uint32_t key) {
     uint32_t bits[kBlock];
-    random_block(seed, step, static_cast<uint64_t>(at) / 4, key, n, bits);
+    random_row(seed, step, static_cast<uint64_t>(at) / 4, key, n, bits);
     for (int64_t i = 0; i < n; ++i) weight[i] = from_f32_stochastic<T>(w[i], bits[i]);
 }
 
