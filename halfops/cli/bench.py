@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.util
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -55,10 +56,23 @@ def run(arguments: argparse.Namespace) -> int:
     benchmarks()
     options = ["--device", arguments.device]
     options += ["--quick"] if arguments.quick else []
-    options += ["--record"] if arguments.record else []
-    options += ["--out", arguments.out] if arguments.out else []
-    status = 0
-    for subject in arguments.subject or SUBJECTS:
-        module = importlib.import_module(f"benchmarks.bench_{subject}")
-        status |= int(module.main(options) or 0)
+    subjects, status = arguments.subject or list(SUBJECTS), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        # The picture is drawn from what is recorded.
+        out = arguments.out or (None if arguments.record else scratch)
+        options += ["--record"] if arguments.record or arguments.plot else []
+        options += ["--out", out] if out is not None else []
+        for subject in subjects:
+            module = importlib.import_module(f"benchmarks.bench_{subject}")
+            status |= int(module.main(options) or 0)
+        if arguments.plot:
+            _plot(subjects, Path(out) if out is not None else None, Path(arguments.plot))
     return status
+
+
+def _plot(subjects: list[str], results: Path | None, picture: Path) -> None:
+    figures = importlib.import_module("benchmarks.figures")
+    folder = results or figures.RESULTS
+    rows = {subject: figures.newest(folder / f"{subject}.jsonl") for subject in subjects}
+    importlib.import_module("benchmarks.plot").draw({name: each for name, each in rows.items() if each}, picture)
+    print(f"\ndrawn in {picture}")

@@ -1,0 +1,70 @@
+"""README's table of measured figures, from the newest lines of results/*.jsonl: `python -m benchmarks.figures`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+MARKED = re.compile(r"(<!-- figures: [^\n]*-->\n)(.*?)(<!-- end of figures -->)", re.S)
+SUBJECTS = {"linear": "Linear layers", "optim": "Optimizer step", "scale": "Gradient checks"}
+
+
+def newest(path: Path) -> list[dict[str, Any]]:
+    """The rows of the last run in a file: those that share the last line's time."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    return [row for row in rows if row["time"] == rows[-1]["time"]]
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line a case: what halfops took, and each other provider as a multiple of it."""
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["case"], row.get("job", "")), []).append(row)
+    lines = ["| case | halfops | against | |", "|---|---|---|---|"]
+    for (case, job), group in cases.items():
+        ours = next((row for row in group if row["provider"].startswith("halfops")), group[0])
+        for other in group:
+            if other is not ours:
+                name = f"{case}: {job}" if job else case
+                ratio = other["ms"] / ours["ms"]
+                lines.append(
+                    f"| {name} | {ours['ms']:.3g} ms | {other['provider']}, {other['ms']:.3g} ms | **{ratio:.2f}x** |"
+                )
+    return lines
+
+
+def render(results: Path) -> str:
+    """All subjects; a sentence where nothing has been recorded."""
+    parts = []
+    for subject, title in SUBJECTS.items():
+        rows = newest(results / f"{subject}.jsonl")
+        if rows:
+            where = (
+                f"{rows[0]['cpu']}, {rows[0]['threads']} threads, torch {rows[0]['torch']}, commit {rows[0]['commit']}"
+            )
+            parts += [f"**{title}** ({rows[0]['gpu'] or where})", "", *table(rows), ""]
+    return "\n".join(parts) or "Nothing has been recorded yet.\n"
+
+
+def within(text: str) -> str:
+    """What a page has between the marks."""
+    found = MARKED.search(text)
+    if found is None:
+        raise ValueError("found no <!-- figures: ... --> and <!-- end of figures --> in the page")
+    return found[2].strip()
+
+
+def main() -> int:
+    text = README.read_text()
+    within(text)
+    README.write_text(MARKED.sub(lambda found: f"{found[1]}\n{render(RESULTS).strip()}\n\n{found[3]}", text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

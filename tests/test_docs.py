@@ -1,0 +1,53 @@
+"""What the pages say is so: their code runs, their links lead somewhere, their figures stand in benchmarks/results/."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import figures  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(text: str) -> list[str]:
+    """The page's Python, without blocks that say `no-test` (they need packages that are not among the requirements)."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_code_runs(page):
+    """All blocks of a page in one namespace, top to bottom, as a reader would paste them."""
+    found = blocks(page.read_text())
+    if not found:
+        pytest.skip("no Python on this page")
+    exec(compile("\n".join(found), str(page), "exec"), {"__name__": "page"})
+
+
+def test_readme_shows_the_import_that_it_promises():
+    assert "from halfops.optim import AdamW" in "".join(blocks((ROOT / "README.md").read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+    assert [t for t in targets if "://" not in t and not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_named_files_exist(page):
+    """Paths in backquotes, as far as they look like files of this repository."""
+    named = re.findall(r"`((?:csrc|halfops|tests|benchmarks|docs)/[\w/.]+\.\w+)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_figures_in_the_readme_come_from_the_results():
+    assert figures.within((ROOT / "README.md").read_text()) == figures.render(figures.RESULTS).strip()
