@@ -56,7 +56,16 @@ def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., Any]) -> Callable[..., Any]:
     """The call that picks the kernel or the composition for one op."""
-    torch.library.register_fake(f"halfops::{name}", fake)
+
+    def imagined(*args: Any) -> Any:
+        devices = {str(t.device): None for t in args if isinstance(t, Tensor)}
+        torch._check(
+            len(devices) == 1,
+            lambda: f"{name}: got tensors on {' and '.join(devices)}, wanted one device; move them with .to(device)",
+        )
+        return fake(*args)
+
+    torch.library.register_fake(f"halfops::{name}", imagined)
     op = getattr(ops, name).default
     devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
 
