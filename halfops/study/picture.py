@@ -64,8 +64,8 @@ def _heading(figure: Any, study: StudyResult) -> None:
     arms = study.tasks[0].arms
     title = f"The same training in {numbers[len(arms)]} precisions" if len(arms) > 1 else "A training"
     below = (
-        f"Same networks, initial weights and batches in every precision. Lines are means of {study.seeds} seeds,"
-        " bands span them; beside each curve, the result of every seed, with the span of fp32's in grey."
+        f"Same networks, initial weights and batches. Lines: means of {study.seeds} seeds, bands span them. "
+        "Beside each curve: the result of every seed, the mean, and the span of fp32's seeds in grey."
     )
     figure.text(0.045, 0.95, title, fontsize=21, fontweight="bold", color=_INK)
     figure.text(0.045, 0.921, below, fontsize=11.5, color=_GREY)
@@ -99,7 +99,7 @@ def _title(axes: Any, title: str, below: str) -> None:
 
 def _curves(axes: Any, task: TaskResult) -> None:
     # Lines that coincide are drawn one within the other, so that none hides another.
-    widths = [2 + 2.1 * i for i in range(len(task.arms))][::-1]
+    widths = [1.7 + 1.5 * i for i in range(len(task.arms))][::-1]
     for arm, width in zip(task.arms, widths, strict=True):
         curves = [run.curve for run in task.runs[arm.key]]
         steps = [step for step, _ in curves[0]]
@@ -155,19 +155,20 @@ def _unchanged(axes: Any, task: TaskResult) -> None:
             continue
         axes.barh(row, seen, height=0.7, color=arm.color, alpha=0.3, linewidth=0)
         axes.barh(row, kept, height=0.7, color=arm.color, linewidth=0)
-        label = f"{kept:.2g} %" if f"{kept:.2g}" == f"{seen:.2g}" else f"{kept:.2g} %  (as multiplied {seen:.2g} %)"
+        label = f"{kept:.2g} %" if f"{kept:.2g}" == f"{seen:.2g}" else f"{kept:.2g} %  ({seen:.2g} %)"
         axes.text(max(seen, kept), row, f"  {label}", va="center", fontsize=10, color=_INK)
-    _title(axes, f"Updates that changed no bit, {task.title}", "of the weight as kept; pale: as matrix products see it")
-    _bars(axes, margin=0.5)
+    _title(axes, "Updates that changed no bit", f"{task.title}: of the weight as kept (pale: as multiplied)")
+    _bars(axes, margin=0.3)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 100])
 
 
 def _times(axes: Any, task: TaskResult, device: str) -> None:
     for row, arm in enumerate(task.arms[::-1]):
-        value = 1e3 * task.mean(arm, "seconds_per_step")
+        value = 1e3 * task.seconds_per_step(arm)
         axes.barh(row, value, height=0.7, color=arm.color, linewidth=0)
         axes.text(value, row, f"  {value:.3g} ms", va="center", fontsize=10, color=_INK)
     _title(axes, f"Time per step on {device}", task.title)
-    _bars(axes, margin=0.2)
+    _bars(axes, margin=0.22)
 
 
 def _bars(axes: Any, margin: float) -> None:

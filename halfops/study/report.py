@@ -85,7 +85,7 @@ def _arm(task: TaskResult, arm: Arm) -> dict[str, Any]:
         "against_fp32": {**asdict(comparison), "verdict": comparison.word} if comparison is not None else None,
         "parameters": runs[0].parameters,
         "bytes_per_parameter": {**asdict(runs[0].bytes), "total": runs[0].bytes.total},
-        "seconds_per_step": task.mean(arm, "seconds_per_step"),
+        "seconds_per_step": task.seconds_per_step(arm),
         "unchanged_seen": task.mean(arm, "unchanged_seen"),
         "unchanged_kept": task.mean(arm, "unchanged_kept"),
         "skipped_steps": sum(run.skipped for run in runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,10 @@ class TaskResult:
 
     def mean(self, arm: Arm, figure: str) -> float:
         return Spread.of([getattr(run, figure) for run in self.runs[arm.key]]).mean
+
+    def seconds_per_step(self, arm: Arm) -> float:
+        """The median over seeds of each run's median."""
+        return statistics.median(run.seconds_per_step for run in self.runs[arm.key])
 
 
 @dataclass

@@ -52,7 +52,7 @@ def _row(task: TaskResult, arm: Arm) -> list[str]:
         f"{final.mean:.{digits}f} ± {final.deviation:.{digits}f}" if math.isfinite(final.mean) else "diverged",
         *(f"{part:.1f}" if part else "-" for part in (held.weights, held.gradients, held.masters, held.moments)),
         f"{held.total:.1f}",
-        f"{1e3 * task.mean(arm, 'seconds_per_step'):.2f}",
+        f"{1e3 * task.seconds_per_step(arm):.2f}",
         _percent(task.mean(arm, "unchanged_seen")),
         _percent(task.mean(arm, "unchanged_kept")),
         f"{skipped:.1f}",

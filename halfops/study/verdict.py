@@ -91,10 +91,10 @@ def _cost(task: TaskResult) -> str:
     if BASELINE.key not in task.runs:
         return ""
     baseline = task.runs[BASELINE.key][0].bytes.total
-    seconds = task.mean(BASELINE, "seconds_per_step")
+    seconds = task.seconds_per_step(BASELINE)
     parts = []
     for arm in task.arms:
         if arm is not BASELINE:
-            total, ratio = task.runs[arm.key][0].bytes.total, task.mean(arm, "seconds_per_step") / seconds
+            total, ratio = task.runs[arm.key][0].bytes.total, task.seconds_per_step(arm) / seconds
             parts.append(f"{arm.title} {100 * (total / baseline - 1):+.0f} % bytes and {ratio:.2g}x the time per step")
     return f"against fp32, {'; '.join(parts)}." if parts else ""
