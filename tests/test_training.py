@@ -18,9 +18,10 @@ PIXELS, CLASSES, BATCH = 32, 8, 64
 
 
 def network(seed=0):
-    """The same float32 network for the same seed."""
+    """The same float32 network for the same seed; its weights are halves, so that every precision starts alike."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(PIXELS, 48), nn.GELU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, CLASSES))
+    model = nn.Sequential(nn.Linear(PIXELS, 48), nn.GELU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, CLASSES))
+    return model.half().float()
 
 
 def problem(steps, seed=1):
@@ -78,6 +79,7 @@ RECIPES = [
     pytest.param(AdamW, torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.05}, 0.5, id="adamw-clipped"),
     pytest.param(SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}, None, id="sgd"),
     pytest.param(SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}, 0.5, id="sgd-clipped"),
+    pytest.param(SGD, torch.optim.SGD, {"lr": 2e-3}, None, id="sgd-below-half-a-unit"),
 ]
 
 
@@ -110,7 +112,7 @@ def test_split_masters_stay_as_close_to_fp32_as_torch_amp(ours, theirs, options,
     """60 steps: our masters are at most twice as far from the fp32 weights as torch AMP's fp32 weights are.
 
     torch AMP forms the same fp16 products of the same fp16 weights; what we round beyond that is of the same kind. A
-    lost update, a wrong clip factor or a scale that stays in a gradient is far outside.
+    lost update (the last recipe), a wrong clip factor or a scale that stays in a gradient is far outside.
     """
     batches = problem(60)
     fp32, fp32_losses = torch_training(theirs, options, clip, batches, amp=False)
@@ -118,7 +120,7 @@ def test_split_masters_stay_as_close_to_fp32_as_torch_amp(ours, theirs, options,
     half = Half(ours, device, max_grad_norm=clip, **options)
     losses = [half.step(batch) for batch in batches]
     masters = [t.cpu() for t in half.optimizer.master_params()]
-    assert fp32_losses[-1] < 0.7 * fp32_losses[0]  # it did learn, so there was something to agree on
+    assert fp32_losses[-1] < 0.99 * fp32_losses[0]  # it did learn, so there was something to agree on
     assert abs(losses[-1] - fp32_losses[-1]) < 0.01 * fp32_losses[-1]
     moved = distance(fp32, [p.detach() for p in network().parameters()])
     assert distance(amp, fp32) < 0.02 * moved
@@ -136,13 +138,17 @@ def test_the_weights_are_the_rounded_masters(device):
 # --- overflow, skip, recovery -----------------------------------------------------------------------------------------
 
 
-MASTERS = [{"master": "split"}, {"master": "fp32"}, {"master": "none", "rounding": "stochastic"}]
+MASTERS = [
+    {"master": "split", "max_grad_norm": 1.0},  # here the norm skips the step even without the scaler
+    {"master": "fp32"},
+    {"master": "none", "rounding": "stochastic"},
+]
 
 
 @pytest.mark.parametrize("options", MASTERS, ids=lambda options: options["master"])
 def test_overflow_in_the_middle_changes_nothing_and_the_scale_recovers(options, device):
     """An overflow at step 20: every bit stays, the scale halves and is back after `growth_interval` good steps."""
-    options = {"lr": 2e-3, "max_grad_norm": 1.0, **options}
+    options = {"lr": 2e-3, **options}
     half = Half(AdamW, device, scaler={"init_scale": 1024.0, "growth_interval": 25}, **options)
     undisturbed = Half(AdamW, device, scaler={"init_scale": 512.0, "growth_interval": 10**6}, **options)
     batches = problem(70)
