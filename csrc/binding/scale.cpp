@@ -5,16 +5,31 @@
 
 namespace halfops::binding {
 
+namespace {
+
+const std::string kNoName;
+
+bool usable(const Tensor& tensor, const Tensor& first) {
+    const ScalarType type = tensor.scalar_type();
+    const bool known = type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float;
+    return known && is_dense(tensor) && tensor.is_cpu() == first.is_cpu() &&
+           tensor.get_device_index() == first.get_device_index();
+}
+
+}  // namespace
+
 std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char* name) {
     check(!tensors.empty(), name, ": got an empty list, wanted at least one tensor");
     std::vector<scale::Span> spans;
     spans.reserve(tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
-        const std::string each = item(name, static_cast<int64_t>(i));
-        const DType dtype = dtype_of(tensors[i], each);
-        check_dense(tensors[i], each);
-        check_same_device(tensors[i], tensors[0], each, item(name, 0));
-        spans.push_back({tensors[i].const_data_ptr(), tensors[i].numel(), dtype});
+        if (!usable(tensors[i], tensors[0])) {  // names are written only when needed: lists may have 10,000 items
+            const std::string each = item(name, static_cast<int64_t>(i));
+            dtype_of(tensors[i], each);
+            check_dense(tensors[i], each);
+            check_same_device(tensors[i], tensors[0], each, item(name, 0));
+        }
+        spans.push_back({tensors[i].const_data_ptr(), tensors[i].numel(), dtype_of(tensors[i], kNoName)});
     }
     return spans;
 }

@@ -49,14 +49,15 @@ bool any_nonfinite(const scale::Span& span, int64_t begin, int64_t end) {
     }
 }
 
-// Sums of squares run in kLanes lanes over blocks of kBlock elements; a last, shorter block is filled up with zeros.
-// Lanes and blocks are the same for every variant, whatever its registers hold, so its bits are, too.
+// Sums of squares run in kLanes lanes over blocks of kBlock elements; the last block may be shorter, its last row of
+// lanes is filled up with zeros. Lanes and blocks are the same for every variant, whatever its registers hold, so its
+// bits are, too.
 constexpr int64_t kBlock = 512;
 constexpr int64_t kLanes = 32;
 
 template <class T>
-HALFOPS_INLINE void add_squares(const float* block, double* lanes) {
-    for (int64_t i = 0; i < kBlock; i += kLanes) {
+HALFOPS_INLINE void add_squares(const float* block, int64_t n, double* lanes) {
+    for (int64_t i = 0; i < n; i += kLanes) {
         for (int64_t l = 0; l < kLanes; ++l) {
             const double x = block[i + l];
             lanes[l] += x * x;
@@ -66,9 +67,9 @@ HALFOPS_INLINE void add_squares(const float* block, double* lanes) {
 
 // The square of an fp16 number is exact in float, and 16 of them a lane cannot overflow. Other formats can.
 template <>
-HALFOPS_INLINE void add_squares<f16>(const float* block, double* lanes) {
+HALFOPS_INLINE void add_squares<f16>(const float* block, int64_t n, double* lanes) {
     float partial[kLanes] = {};
-    for (int64_t i = 0; i < kBlock; i += kLanes) {
+    for (int64_t i = 0; i < n; i += kLanes) {
         for (int64_t l = 0; l < kLanes; ++l) partial[l] += block[i + l] * block[i + l];
     }
     for (int64_t l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(partial[l]);
@@ -95,13 +96,14 @@ HALFOPS_INLINE scale::PieceStats stats_of(int64_t begin, int64_t end, bool count
     int64_t zeros = 0, i = begin;
     for (; i + kBlock <= end; i += kBlock) {
         load(i, block, kBlock);
-        add_squares<T>(block, lanes);
+        add_squares<T>(block, kBlock, lanes);
         if (count_zeros) zeros += zeros_in(block, kBlock);
     }
     if (i < end) {
         load(i, block, end - i);
-        for (int64_t k = end - i; k < kBlock; ++k) block[k] = 0.0f;
-        add_squares<T>(block, lanes);
+        const int64_t rows = ceil_div(end - i, kLanes) * kLanes;
+        for (int64_t k = end - i; k < rows; ++k) block[k] = 0.0f;
+        add_squares<T>(block, rows, lanes);
         if (count_zeros) zeros += zeros_in(block, end - i);
     }
     return {sum_of(lanes), zeros};

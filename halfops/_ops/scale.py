@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,16 @@ class GradStats(NamedTuple):
 
 
 def nonfinite_check(tensors: Sequence[Tensor]) -> Tensor:
-    found: Tensor = ops.nonfinite_check.default(_strided(tensors))
+    found: Tensor = _call(ops.nonfinite_check.default, tensors)
     return found
 
 
 def grad_stats(tensors: Sequence[Tensor], count_zeros: bool = False) -> GradStats:
-    return GradStats(*ops.grad_stats.default(_strided(tensors), count_zeros))
+    return GradStats(*_call(ops.grad_stats.default, tensors, count_zeros))
 
 
 def unscale_(tensors: Sequence[Tensor], inv_scale: Tensor, count_zeros: bool = False) -> GradStats:
-    stats = GradStats(*ops.unscale_.default(_strided(tensors), inv_scale, count_zeros))
+    stats = GradStats(*_call(ops.unscale_.default, tensors, inv_scale, count_zeros))
     torch.autograd.graph.increment_version(tensors)
     return stats
 
@@ -53,18 +53,20 @@ def scale_update_(
     ops.scale_update_.default(scale, *counters, found_inf, *rule)
 
 
-def _strided(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What the dispatcher would refuse without naming the tensor: an empty list, and layouts without flat memory."""
-    given = list(tensors)
-    if not given:
+def _call(op: Callable[..., Any], tensors: Sequence[Tensor], *others: Any) -> Any:
+    """Says in words what the dispatcher refuses without naming the tensor: no tensors, layouts without flat memory."""
+    if not tensors:
         raise RuntimeError("tensors: got an empty list, wanted at least one tensor; skip the call when there are none")
-    for i, tensor in enumerate(given):
-        if tensor.layout != torch.strided:
-            raise RuntimeError(
-                f"tensors[{i}]: got the layout {tensor.layout}, wanted torch.strided; "
-                "pass a sparse tensor's coalesce().values(), or make it dense with .to_dense()"
-            )
-    return given
+    try:
+        return op(tensors, *others)
+    except NotImplementedError:
+        for i, tensor in enumerate(tensors):
+            if tensor.layout != torch.strided:
+                raise RuntimeError(
+                    f"tensors[{i}]: got the layout {tensor.layout}, wanted torch.strided; "
+                    "pass a sparse tensor's coalesce().values(), or make it dense with .to_dense()"
+                ) from None
+        raise
 
 
 def _one_device(tensors: Sequence[Tensor]) -> Tensor:
