@@ -17,7 +17,7 @@ struct Gate {
 HALFOPS_HD Gate gate(double grad_scale, double found_inf, double sum_of_squares, double max_grad_norm) {
     const double inv_scale = 1.0 / grad_scale;
     const double clip = max_grad_norm / (sqrt(sum_of_squares) * inv_scale + 1e-6);
-    const double factor = clip < 1.0 ? inv_scale * clip : inv_scale;
+    const double factor = clip >= 1.0 ? inv_scale : inv_scale * clip;  // a NaN of any of them ends up here
     // x - x is 0 for finite x only.
     const bool finite = factor - factor == 0.0 && sum_of_squares - sum_of_squares == 0.0;
     return {found_inf == 0.0 && finite, factor};

@@ -1,0 +1,59 @@
+"""The formula headers of csrc on NumPy arrays: compiled on first use, kept under build/ by the hash of their text."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pybind11
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+# Rounding as in setup.py. Optimisation does not matter: what is tested here is the text of the formulas.
+FLAGS = ["-std=c++20", "-O1", "-g0", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"]
+
+
+def _digest(command: list[str]) -> str:
+    text = hashlib.sha256(" ".join([*command, sys.version]).encode())
+    for header in [HERE / "formulas.cpp", *sorted(CSRC.glob("*/*.h")), *sorted(CSRC.glob("math/update/*.h"))]:
+        text.update(header.read_bytes())
+    return text.hexdigest()[:16]
+
+
+def _folder() -> Path:
+    kept = HERE.parents[1] / "build" / "tests-native"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            return kept
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="halfops-tests-"))
+
+
+@functools.cache
+def load() -> ModuleType:
+    """The module `formulas`."""
+    compiler = os.environ.get("CXX", "c++")
+    includes = [pybind11.get_include(), sysconfig.get_path("include"), str(CSRC)]
+    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in includes), str(HERE / "formulas.cpp")]
+    target = _folder() / f"formulas-{_digest(command)}.so"
+    if not target.exists():
+        # Under another name until it is complete: two test runs may build at once.
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+        subprocess.run([*command, "-o", str(unfinished)], check=True)
+        unfinished.replace(target)
+    spec = importlib.util.spec_from_file_location("formulas", target)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
