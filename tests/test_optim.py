@@ -583,3 +583,17 @@ def test_foreach_fused_and_capturable_change_nothing(device):
         run(optimizer, params, grads)
         snapshots.append(snapshot(optimizer))
     assert all(same_bits(each, snapshots[0]) for each in snapshots)
+
+
+def test_inside_torch_compile(device):
+    """The step is one graph break and otherwise itself."""
+    start, grads = weights(torch.float16, device), gradients(3, torch.float16, device)
+    params, other = parameters(start), parameters(start)
+    eager, compiled = optim.AdamW(params), optim.AdamW(other)
+    step = torch.compile(compiled.step, backend="eager")
+    for each in grads:
+        run(eager, params, [each])
+        for param, grad in zip(other, each, strict=True):
+            param.grad = grad
+        step()
+    assert same_bits(snapshot(eager), snapshot(compiled))

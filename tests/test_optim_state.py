@@ -392,3 +392,23 @@ def test_torch_distributed_checkpoint(master, device):
     run(optimizer, list(model.parameters()), grads[2:])
     run(other, list(other_model.parameters()), grads[2:])
     assert same_bits(snapshot(other), snapshot(optimizer))
+
+
+@each_half
+@pytest.mark.parametrize(("source", "target"), [("split", "split"), ("split", "fp32"), ("fp32", "split")])
+@pytest.mark.parametrize("layouts", [(True, False), (False, True), (True, True)], ids=str)
+def test_checkpoints_do_not_care_about_memory_layouts(source, target, layouts, dtype, device):
+    shapes = [(2, 3, 4, 5), (3, 3, 1, 7)]
+    start = [weight.sign() * weight.abs().clamp_min(0.5) for weight in weights(dtype, device, shapes=shapes)]
+    grads = gradients(4, dtype, device, shapes=shapes)
+    formats = [torch.channels_last if last else torch.contiguous_format for last in layouts]
+    params = [torch.nn.Parameter(weight.to(memory_format=formats[0])) for weight in start]
+    optimizer = optim.AdamW(params, master=source)
+    run(optimizer, params, grads[:2])
+    other = [torch.nn.Parameter(param.detach().clone(memory_format=formats[1])) for param in params]
+    loaded = optim.AdamW(other, master=target)
+    loaded.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert loaded.state[other[0]]["exp_avg"].stride() == other[0].stride()
+    run(optimizer, params, grads[2:])
+    run(loaded, other, grads[2:])
+    assert same_bits(loaded.master_params(), optimizer.master_params())

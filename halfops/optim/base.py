@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from halfops._ops.optim import optim_step_, state_names
@@ -100,12 +101,17 @@ class HalfOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._advance()
+        return loss
+
+    # Pointer comparisons mean nothing to a tracer: one clean graph break, as torch.optim makes around its own step.
+    @_disable_dynamo
+    def _advance(self) -> None:
         work = self._prepare()
         try:
             self._run(work.calls)
         finally:
             work.release_gradients()
-        return loss
 
     def _run(self, calls: list[Call]) -> None:
         numbers = [call.hyper.read() for call in calls]
