@@ -12,6 +12,8 @@ def choose(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and _has_cuda_ops() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise RuntimeError(f"--device: got {name}, wanted cpu or cuda")
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -22,8 +24,6 @@ def choose(name: str) -> torch.device:
             raise RuntimeError(
                 f"--device: got {name}, but this halfops has no CUDA kernels; --device cpu runs everywhere"
             )
-    elif device.type != "cpu":
-        raise RuntimeError(f"--device: got {name}, wanted cpu or cuda")
     return device
 
 
