@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# Threads that wait for work sleep instead of spinning: the suite's matrices are small, and its machine is often shared.
+# Read when torch loads its OpenMP, so it stands before that.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 

@@ -181,10 +181,10 @@ def test_convert_keeps_hooks(where, kind):
         seen = []
         handle = getattr(model[where], f"register_{kind}_hook")(lambda module, *args: seen.append(args))
         prepare(model)
-        model(torch.ones(2, 4)).sum().backward()
+        model(torch.ones(2, 4, requires_grad=True)).sum().backward()
         handle.remove()
         count = len(seen)
-        model(torch.ones(2, 4)).sum().backward()
+        model(torch.ones(2, 4, requires_grad=True)).sum().backward()
         assert count == len(seen) == 1
         return seen[0]
 
