@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import gc
 import math
 import pickle
 import random
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from cases.amp import OPTIMIZERS, all_equal, everything, fill_gradients, network, started
 
 import halfops
 from halfops.amp import GradScaler
@@ -21,14 +18,6 @@ from halfops.reference import scale as reference
 
 WIDE = {"min_scale": 1e-38, "max_scale": 3e38}  # as good as torch's none
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "torch": lambda params: torch.optim.AdamW(params, lr=1e-2, eps=1e-3),  # 1e-8 is 0 in float16
-    "torch fused": lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True),
-    "halfops": lambda params: halfops.optim.AdamW(params, lr=1e-2),
-    "halfops clipped": lambda params: halfops.optim.AdamW(params, lr=1e-2, max_grad_norm=0.5),
-    "halfops unfused": lambda params: halfops.optim.AdamW(params, lr=1e-2, fused_unscale=False),
-    "halfops sgd": lambda params: halfops.optim.SGD(params, lr=1e-2, momentum=0.9),
-}
 HALF_OPTIMIZERS = [name for name in OPTIMIZERS if name.startswith("halfops")]
 
 
@@ -39,36 +28,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Sequential:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 1)).to(dtype)
-
-
-def fill_gradients(model: torch.nn.Module, scale: float, seed: int, bad: float | None = None) -> None:
-    """Gradients as the backward pass of a scaled loss leaves them: scale * normal, and perhaps one bad element."""
-    generator = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        p.grad = (torch.randn(p.shape, generator=generator) * 1e-2 * scale).to(p.dtype)
-    if bad is not None:
-        *_, last = model.parameters()
-        last.grad.view(-1)[0] = bad
-
-
-def started(scaler: Any) -> Any:
-    scaler.scale(torch.ones(()))
-    return scaler
-
-
-def everything(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Weights and all optimizer state, copied."""
-    states = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
-    return [x.detach().clone() for x in [*model.parameters(), *states]]
-
-
-def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 # -- torch's behaviour ---------------------------------------------------------------------------------------------
@@ -432,141 +391,3 @@ def test_counters_stay_the_same_tensors() -> None:
     assert scaler.skipped_steps is skipped
     assert skipped.dtype == torch.int64
     assert last.dtype == torch.bool
-
-
-# -- state ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["state_dict, fresh", "state_dict, in use", "pickle", "deepcopy"])
-def test_resumed_is_bit_identical(how: str) -> None:
-    def run(resume_at: int | None) -> tuple[list[Tensor], dict[str, Any]]:
-        arguments = {"growth_interval": 3, "hysteresis": 2, "max_scale": 2.0**20}
-        model = network(torch.float16)
-        optimizer, scaler = OPTIMIZERS["halfops clipped"](model.parameters()), started(GradScaler("cpu", **arguments))
-        generator = random.Random(3)
-        for step in range(40):
-            if step == resume_at:
-                state = copy.deepcopy((model.state_dict(), optimizer.state_dict(), scaler.state_dict()))
-                model, old = network(torch.float16, seed=9), scaler
-                optimizer = OPTIMIZERS["halfops clipped"](model.parameters())
-                model.load_state_dict(state[0])
-                optimizer.load_state_dict(state[1])
-                if how.startswith("state_dict"):
-                    scaler = GradScaler("cpu", init_scale=8.0, hysteresis=5)
-                    if how == "state_dict, in use":
-                        started(scaler)
-                    scaler.load_state_dict(state[2])
-                else:
-                    scaler = pickle.loads(pickle.dumps(old)) if how == "pickle" else copy.deepcopy(old)
-                assert scaler.state_dict() == state[2]
-                started(scaler)
-            bad = math.inf if generator.random() < 0.3 else None
-            fill_gradients(model, 1.0, step, bad)
-            scaler.step(optimizer)
-            scaler.update()
-        return everything(model, optimizer), scaler.state_dict()
-
-    straight = run(None)
-    for at in (7, 8, 20):
-        resumed = run(at)
-        assert all_equal(straight[0], resumed[0])
-        assert straight[1] == resumed[1]
-    assert straight[1]["skipped_steps"] > 5
-
-
-def test_state_goes_to_torch_and_back() -> None:
-    model = network()
-    optimizer, ours = (
-        OPTIMIZERS["torch"](model.parameters()),
-        started(GradScaler("cpu", 4.0, 3.0, 0.25, 5, hysteresis=2)),
-    )
-    for bad in (None, math.inf, None, None):
-        fill_gradients(model, 1.0, 0, bad)
-        ours.step(optimizer)
-        ours.update()
-    torchs = torch.amp.GradScaler("cpu")
-    torchs.load_state_dict(ours.state_dict())
-    keys = set(torchs.state_dict())
-    assert torchs.state_dict() == {k: v for k, v in ours.state_dict().items() if k in keys}
-    fresh = GradScaler("cpu", min_scale=0.5, hysteresis=3)
-    fresh.load_state_dict(torchs.state_dict())
-    state = fresh.state_dict()
-    assert {k: state[k] for k in keys} == torchs.state_dict()
-    assert (state["min_scale"], state["hysteresis"], state["_hysteresis_tracker"]) == (0.5, 3, 3)
-    assert (state["skipped_steps"], state["_last_step_skipped"]) == (0, False)
-
-
-def test_everything_reads_before_the_first_iteration() -> None:
-    scaler = GradScaler("cpu", hysteresis=2)
-    assert scaler.get_scale() == 2.0**16
-    assert (scaler.skipped_steps.item(), scaler.last_step_skipped.item()) == (0, False)
-    assert scaler.state_dict()["_hysteresis_tracker"] == 2
-    assert str(scaler.report()) == "no gradients have been checked yet"
-    again = GradScaler("cpu")
-    again.load_state_dict(scaler.state_dict())
-    assert again.state_dict() == scaler.state_dict()
-
-
-# -- the report ------------------------------------------------------------------------------------------------------
-
-NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
-SLOTS = ["groups[0].params[0]", "groups[0].params[1]", "groups[1].params[0]", "groups[1].params[1]"]
-
-
-def _groups(model: torch.nn.Sequential, named: bool) -> list[dict[str, Any]]:
-    pairs = list(model.named_parameters())
-    return [{"params": part if named else [p for _, p in part]} for part in (pairs[:2], pairs[2:])]
-
-
-@pytest.mark.parametrize("source", ["optimizer", "constructor", "argument", "nobody"])
-@pytest.mark.parametrize("name", ["torch", "halfops"])
-@pytest.mark.parametrize("explicit", [False, True], ids=["", "unscale_"])
-def test_report_names_what_overflowed(name: str, source: str, explicit: bool) -> None:
-    model = network(torch.float16)
-    optimizer = OPTIMIZERS[name](_groups(model, source == "optimizer"))
-    named = model.named_parameters() if source == "constructor" else None
-    scaler = started(GradScaler("cpu", init_scale=32.0, count_zeros=True, named_parameters=named))
-    fill_gradients(model, 32.0, 0)
-    model[0].weight.grad[:, :2] = 0
-    model[2].weight.grad[0, 3] = math.nan
-    wanted = [reference.sum_of_squares([p.grad]) for p in model.parameters()]
-    if explicit:
-        scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    scaler.update()
-    report = scaler.report(model=model) if source == "argument" else scaler.report()
-    names = SLOTS if source == "nobody" else NAMES
-    assert [t.name for t in report.tensors] == names
-    assert report.overflowed == (names[2],)
-    for got, squares, parameter in zip(report.tensors, wanted, model.parameters(), strict=True):
-        assert got.shape == parameter.shape
-        assert got.dtype == torch.float16
-        assert got.norm == pytest.approx(math.sqrt(squares) / 32, rel=1e-3, nan_ok=True)
-    assert [t.zeros for t in report.tensors] == [18, 0, 0, 0]
-    text = str(report)
-    assert text.splitlines()[0] == "1 of 4 gradients overflowed; the loss scale is now 16"
-    assert [line.endswith("non-finite") for line in text.splitlines()] == [False, False, False, True, False]
-    assert "33.33% zeros" in text
-
-
-def test_report_without_zeros_and_of_absent_gradients() -> None:
-    model = network()
-    optimizer, scaler = OPTIMIZERS["halfops"](model.named_parameters()), started(GradScaler("cpu"))
-    fill_gradients(model, 1.0, 0)
-    model[0].bias.grad = None
-    scaler.step(optimizer)
-    assert [t.name for t in scaler.report().tensors] == [NAMES[0], *NAMES[2:]], "also before update()"
-    assert {t.zeros for t in scaler.report().tensors} == {None}
-
-
-def test_a_scaler_keeps_no_model_alive() -> None:
-    scaler = started(GradScaler("cpu", named_parameters=(model := network()).named_parameters()))
-    optimizer = OPTIMIZERS["torch"](model.parameters())
-    fill_gradients(model, 1.0, 0)
-    scaler.step(optimizer)
-    scaler.update()
-    alive = weakref.ref(model[0].weight)
-    del model, optimizer
-    gc.collect()
-    assert alive() is None
-    assert scaler.report().tensors == ()

@@ -252,14 +252,19 @@ def test_load_state_dict_names_what_is_missing() -> None:
         scaler.load_state_dict(state)
 
 
-def test_a_gradient_that_fills_no_memory_is_refused_before_any_other_is_changed() -> None:
+@pytest.mark.parametrize("explicit", [False, True], ids=["step", "unscale_"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_gradient_that_cannot_be_checked_is_named_before_any_other_is_changed(named: bool, explicit: bool) -> None:
     first, second = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    optimizer, scaler = torch.optim.SGD([first, second], lr=0.1), GradScaler("cpu")
+    parameters = [("one", first), ("two", second)] if named else [first, second]
+    optimizer, scaler = torch.optim.SGD(parameters, lr=0.1), GradScaler("cpu")
     scaler.scale(torch.ones(()))
     first.grad, second.grad = torch.ones(3), torch.ones(1).expand(3)
-    with pytest.raises(RuntimeError, match=r"tensors\[1\]: got a tensor of shape \[3\] whose elements do not fill"):
-        scaler.unscale_(optimizer)
+    name = "two" if named else r"groups\[0\].params\[1\]"
+    with pytest.raises(RuntimeError, match=rf"^{name}.grad: got a tensor of shape \[3\] whose elements do not fill"):
+        (scaler.unscale_ if explicit else scaler.step)(optimizer)
     assert first.grad.eq(1).all()
+    assert first.eq(1).all()
 
 
 def test_pickling_in_the_middle_of_an_iteration_is_refused() -> None:

@@ -66,6 +66,12 @@ def _call(op: Callable[..., Any], tensors: Sequence[Tensor], *others: Any) -> An
                     f"tensors[{i}]: got the layout {tensor.layout}, wanted torch.strided; "
                     "pass a sparse tensor's coalesce().values(), or make it dense with .to_dense()"
                 ) from None
+        device = tensors[0].device.type
+        if device != "cpu":
+            raise NotImplementedError(
+                f"{op}: got tensors on {device}, for which this build has no kernel; move them to the CPU, or see with "
+                "`python -m halfops doctor` what was built and how to build more"
+            ) from None
         raise
 
 

@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
 from halfops._ops import scale as _ops
-from halfops.amp.report import Check, NamedParameters, Report, Segment, gradients_of, names_of
+from halfops.amp.report import Check, NamedParameters, Report, Segment, gradients_of, names_of, with_names
 
 
 class GradScaler(torch.amp.GradScaler):
@@ -155,7 +155,10 @@ class GradScaler(torch.amp.GradScaler):
         segments = []
         for (device, double), (positions, gradients) in parts.items():
             factor = None if inv_scale is None else inv_scale.to(device, non_blocking=True)
-            stats = _stats(gradients, double, factor, self.count_zeros)
+            try:
+                stats = _stats(gradients, double, factor, self.count_zeros)
+            except RuntimeError as error:
+                raise type(error)(with_names(str(error), optimizer, positions, [self._names])) from error
             found[device] = stats.found_inf if device not in found else found[device] + stats.found_inf
             total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
             segments.append(Segment(positions, [each.dtype for each in gradients], stats.per_tensor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,16 +72,16 @@ class Check:
 
     def rows(self, optimizer: Optimizer, known: list[WeakIdKeyDictionary]) -> Iterator[TensorReport]:
         """In the optimizer's order; names from the first of `known` that has the parameter, else the optimizer's."""
-        slots = list(named_slots(optimizer))
+        slots = list(named_slots(optimizer, known))
         scale = 1.0 if self.scale is None else self.scale.item()
         found: dict[int, tuple[torch.dtype, list[float]]] = {}
         for segment in self.segments:
             found.update(zip(segment.positions, zip(segment.dtypes, segment.table.tolist(), strict=True), strict=True))
         for position in sorted(found):
-            own_name, parameter = slots[position]
+            name, parameter = slots[position]
             dtype, (squares, nonfinite, zeros) = found[position]
             yield TensorReport(
-                name=next((names[parameter] for names in known if parameter in names), own_name),
+                name=name,
                 shape=tuple(parameter.shape),
                 dtype=dtype,
                 nonfinite=bool(nonfinite),
@@ -99,12 +100,19 @@ def names_of(named: NamedParameters | None) -> WeakIdKeyDictionary:
     return names
 
 
-def named_slots(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's parameters through all groups, each with the name that the optimizer knows it by."""
+def named_slots(optimizer: Optimizer, known: list[WeakIdKeyDictionary]) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's parameters through all groups, named by the first of `known` that can, else by the optimizer."""
     for g, group in enumerate(optimizer.param_groups):
-        names = group.get("param_names")
+        own_names = group.get("param_names")
         for p, parameter in enumerate(group["params"]):
-            yield names[p] if names else f"groups[{g}].params[{p}]", parameter
+            own_name = own_names[p] if own_names else f"groups[{g}].params[{p}]"
+            yield next((names[parameter] for names in known if parameter in names), own_name), parameter
+
+
+def with_names(message: str, optimizer: Optimizer, positions: list[int], known: list[WeakIdKeyDictionary]) -> str:
+    """An op's error about tensors[i] of its list, as one about the gradient of the parameter at positions[i]."""
+    names = [name for name, _ in named_slots(optimizer, known)]
+    return re.sub(r"tensors\[(\d+)\]", lambda found: f"{names[positions[int(found[1])]]}.grad", message)
 
 
 def gradients_of(optimizer: Optimizer) -> Iterator[tuple[int, Tensor]]:
