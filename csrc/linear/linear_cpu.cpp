@@ -75,13 +75,16 @@ class Workspace {
     int64_t capacity_ = 0;
 };
 
-// Block sizes: an fp32 panel of each operand, and the block of accumulators that they are multiplied into.
+// An fp32 panel of each operand, and the block of accumulators that they are multiplied into: 4 MB each. Widening costs
+// little beside 2 * 1024 operations for each element, and the borrowed product runs at full speed on blocks like this;
+// smaller ones (512 x 256) lost 5 to 10 %, larger ones gained nothing and leave the cache.
 struct Blocks {
     int64_t m, n, k;
 };
 
 Blocks choose_blocks(const Problem& p) {
-    return {smaller(p.a.rows, 1024), smaller(p.b.cols, 512), smaller(p.a.cols, 1024)};
+    constexpr int64_t kSide = 1024;
+    return {smaller(p.a.rows, kSide), smaller(p.b.cols, kSide), smaller(p.a.cols, kSide)};
 }
 
 // A part of an operand as fp32: in place when it is fp32 already, else widened into `panel`, which keeps the operand's
@@ -220,8 +223,10 @@ void gemm(const Problem& problem, const Blas& blas, const Parallel& parallel) {
     if (p.a.rows == 0 || p.b.cols == 0) return;
     if (p.a.cols == 0) return gemm_empty(p, parallel);
     if (use_bf16_product(p)) return gemm_bf16(p, blas, parallel);
-    const bool in_place = p.epilogue.c != nullptr && p.epilogue.c->data == p.out;
-    if (p.a.dtype == DType::f32 && p.out_dtype == DType::f32 && !in_place) return gemm_fp32(p, blas, parallel);
+    // With a c the accumulators are always apart, so that adding into c itself and into a copy give the same bits.
+    if (p.a.dtype == DType::f32 && p.out_dtype == DType::f32 && p.epilogue.c == nullptr) {
+        return gemm_fp32(p, blas, parallel);
+    }
     gemm_blocked(p, blas, parallel);
 }
 

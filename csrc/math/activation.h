@@ -17,18 +17,24 @@ enum class Activation { none, relu, gelu, gelu_tanh, silu };
 
 namespace activation {
 
-HALFOPS_HD float at_least(float x, float low) { return x < low ? low : x; }  // both keep a NaN
-HALFOPS_HD float at_most(float x, float high) { return x > high ? high : x; }
+HALFOPS_HD float at_least(float x, float low) { return x < low ? low : x; }  // keeps a NaN
 HALFOPS_HD float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
 
-// e^(high + low) for high <= 0 and |low| < 1e-3, relative error below 1.5e-7; subnormal results are exact to half a
-// unit. Adding 1.5 * 2^23 rounds to an integer n, whose bits then are the exponent of 2^n; r is what remains, |r| <=
+// x, but no farther from 0 than `limit`; a NaN too becomes +-limit (keep_nan brings it back). As an integer minimum,
+// because g++ turns a float comparison into two copies of all that follows, of which one is full of subnormals.
+HALFOPS_HD float bounded(float x, float limit) {
+    const uint32_t size = bits_of(x) & 0x7fffffffu, most = bits_of(limit);
+    return float_of((bits_of(x) & 0x80000000u) | (size < most ? size : most));
+}
+HALFOPS_HD float keep_nan(float z, float result) { return z != z ? z : result; }
+
+// e^(high + low) for -128 < high <= 0 and |low| < 1e-3, relative error below 1.5e-7; 0 and subnormals where they
+// belong. Adding 1.5 * 2^23 rounds to an integer n, whose bits then are the exponent of 2^n; r is what remains, |r| <=
 // ln(2) / 2.
 HALFOPS_HD float exp_of_sum(float high, float low) {
-    const float x = at_least(high, -104.0f);  // e^-104 is already 0 in float
-    const float shifted = x * 1.44269504f + 12582912.0f;
+    const float shifted = high * 1.44269504f + 12582912.0f;
     const float n = shifted - 12582912.0f;
-    const float r = ((x - n * 0x1.62cp-1f) - n * 0.00027608682f) + low;  // n * the first is exact
+    const float r = ((high - n * 0x1.62cp-1f) - n * 0.00027608682f) + low;  // n * the first is exact
     float p = 0.00138144661f;
     p = p * r + 0.00836878084f;
     p = p * r + 0.0416683927f;
@@ -40,28 +46,26 @@ HALFOPS_HD float exp_of_sum(float high, float low) {
     return p * scale * 0x1p-64f;
 }
 
-HALFOPS_HD float exp_of(float x) { return exp_of_sum(x, 0.0f); }
-
-// 1 / (1 + e^-v) and one minus it, both with a small relative error.
+// 1 / (1 + e^-v) and one minus it, both with a small relative error; |v| < 128.
 struct Sigmoid {
     float value, rest;
 };
 
 HALFOPS_HD Sigmoid sigmoid(float v) {
-    const float e = exp_of(-magnitude(v));
+    const float e = exp_of_sum(-magnitude(v), 0.0f);
     const float larger = 1.0f / (1.0f + e);
-    const float smaller = e / (1.0f + e);
+    const float smaller = e * larger;
     return v < 0.0f ? Sigmoid{smaller, larger} : Sigmoid{larger, smaller};
 }
 
 // Phi(-|z|), the normal distribution's lower tail, and e^(-z^2 / 2): the tail is that times a function which falls
-// slowly, so its relative error stays small all the way down.
+// slowly, so its relative error stays small all the way down. |z| <= 15.
 struct NormalTail {
     float tail, gauss;
 };
 
 HALFOPS_HD NormalTail normal_tail(float z) {
-    const float a = at_most(magnitude(z), 15.0f);
+    const float a = magnitude(z);
     // a^2 in two parts, the first exact: a rounding error of z^2 / 2 ~ 100 would cost five digits.
     const float head = float_of(bits_of(a) & 0xfffff000u);
     const float gauss = exp_of_sum(head * head * -0.5f, (a - head) * (a + head) * -0.5f);
@@ -90,43 +94,47 @@ struct Relu {
     static HALFOPS_HD float derivative(float z) { return z <= 0.0f ? 0.0f : 1.0f; }
 };
 
+// The bounds below are where the tail has become 0 in float, so that -inf gives -0 and not -inf * 0.
+
 // z Phi(z), Phi the normal distribution function: torch's approximate="none".
 struct Gelu {
     static HALFOPS_HD float value(float z) {
-        const float tail = activation::normal_tail(z).tail;
-        const float phi = z < 0.0f ? tail : 1.0f - tail;
-        return activation::at_least(z, -15.0f) * phi;
+        const float tail = activation::normal_tail(activation::bounded(z, 15.0f)).tail;
+        return activation::at_least(z, -15.0f) * (z < 0.0f ? tail : 1.0f - tail);
     }
     static HALFOPS_HD float derivative(float z) {
-        const activation::NormalTail n = activation::normal_tail(z);
-        const float clamped = activation::at_most(activation::at_least(z, -15.0f), 15.0f);
-        const float phi = z < 0.0f ? n.tail : 1.0f - n.tail;
-        return phi + clamped * (n.gauss * 0.398942280f);
+        const float c = activation::bounded(z, 15.0f);
+        const activation::NormalTail n = activation::normal_tail(c);
+        const float phi = c < 0.0f ? n.tail : 1.0f - n.tail;
+        return activation::keep_nan(z, phi + c * (n.gauss * 0.398942280f));
     }
 };
 
 // z (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (z + 0.044715 z^3), which is z sigmoid(2 u).
 struct GeluTanh {
     static HALFOPS_HD float value(float z) {
-        const float low = activation::at_least(z, -12.0f);
-        const float c = activation::at_most(low, 12.0f);
-        return low * activation::sigmoid(c * (1.59576912f + 0.0713548163f * (c * c))).value;
+        const float c = activation::bounded(z, 11.5f);
+        const activation::Sigmoid s = activation::sigmoid(c * (1.59576912f + 0.0713548163f * (c * c)));
+        return activation::at_least(z, -11.5f) * s.value;
     }
     static HALFOPS_HD float derivative(float z) {
-        const float c = activation::at_most(activation::at_least(z, -12.0f), 12.0f);
-        const float square = c * c;
+        const float c = activation::bounded(z, 11.5f), square = c * c;
         const activation::Sigmoid s = activation::sigmoid(c * (1.59576912f + 0.0713548163f * square));
-        return s.value * (1.0f + c * s.rest * (1.59576912f + 0.214064449f * square));
+        const float slope = 1.59576912f + 0.214064449f * square;
+        return activation::keep_nan(z, s.value * (1.0f + c * s.rest * slope));
     }
 };
 
 // z sigmoid(z)
 struct Silu {
-    static HALFOPS_HD float value(float z) { return activation::at_least(z, -110.0f) * activation::sigmoid(z).value; }
+    static HALFOPS_HD float value(float z) {
+        const activation::Sigmoid s = activation::sigmoid(activation::bounded(z, 120.0f));
+        return activation::at_least(z, -120.0f) * s.value;
+    }
     static HALFOPS_HD float derivative(float z) {
-        const float c = activation::at_most(activation::at_least(z, -110.0f), 110.0f);
+        const float c = activation::bounded(z, 120.0f);
         const activation::Sigmoid s = activation::sigmoid(c);
-        return s.value * (1.0f + c * s.rest);
+        return activation::keep_nan(z, s.value * (1.0f + c * s.rest));
     }
 };
 
