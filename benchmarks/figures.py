@@ -21,20 +21,21 @@ def newest(path: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """One line a case: what halfops took, and each other provider as a multiple of it."""
+    """One line for each provider of ours in each case, beside the fastest of the others."""
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         cases.setdefault((row["case"], row.get("job", "")), []).append(row)
-    lines = ["| case | halfops | against | |", "|---|---|---|---|"]
+    lines = ["| case | halfops | time | fastest other | time | other / halfops |", "|---|---|---|---|---|---|"]
     for (case, job), group in cases.items():
-        ours = next((row for row in group if row["provider"].startswith("halfops")), group[0])
-        for other in group:
-            if other is not ours:
-                name = f"{case}: {job}" if job else case
-                ratio = other["ms"] / ours["ms"]
-                lines.append(
-                    f"| {name} | {ours['ms']:.3g} ms | {other['provider']}, {other['ms']:.3g} ms | **{ratio:.2f}x** |"
-                )
+        others = [row for row in group if not row["provider"].startswith("halfops")]
+        best = min(others, key=lambda row: float(row["ms"]), default=None)
+        for row in group:
+            if row in others:
+                continue
+            copy = f" ({row['of_copy']:.0%} of copy bandwidth)" if "of_copy" in row else ""
+            rival = f"{best['provider']} | {best['ms']:.3g} ms | {best['ms'] / row['ms']:.2f}" if best else "| |"
+            name = row["provider"].removeprefix("halfops").strip()
+            lines.append(f"| {case}{': ' + job if job else ''} | {name} | {row['ms']:.3g} ms{copy} | {rival} |")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -51,3 +52,22 @@ def test_named_files_exist(page):
 
 def test_figures_in_the_readme_come_from_the_results():
     assert figures.within((ROOT / "README.md").read_text()) == figures.render(figures.RESULTS).strip()
+
+
+def test_figures_are_a_view_of_the_newest_run(tmp_path):
+    machine = {"cpu": "a CPU", "gpu": None, "threads": 2, "torch": "2.13.0", "commit": "abc"}
+    old = {"time": "1", **machine, "case": "old", "provider": "halfops x", "ms": 9.0}
+    ours = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "halfops x", "ms": 2.0, "of_copy": 0.8}
+    slow = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch a", "ms": 7.0}
+    fast = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch b", "ms": 1.0}
+    (tmp_path / "scale.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (old, ours, slow, fast)))
+    text = figures.render(tmp_path)
+    assert "| fp16: norm | x | 2 ms (80% of copy bandwidth) | torch b | 1 ms | 0.50 |" in text
+    assert "old" not in text
+    assert "a CPU, 2 threads, torch 2.13.0, commit abc" in text
+    assert figures.render(tmp_path / "nowhere") == "Nothing has been recorded yet.\n"
+
+
+def test_figures_need_their_marks():
+    with pytest.raises(ValueError, match="found no <!-- figures"):
+        figures.within("a page")
