@@ -1,4 +1,4 @@
-"""A transformer's feed-forward block as one function: no less accurate, and less than half as much kept for backward."""
+"""A transformer's feed-forward block as one function: no less accurate, and less than half as much is kept."""
 
 import torch
 from torch import nn

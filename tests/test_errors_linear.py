@@ -8,6 +8,7 @@ import torch
 import halfops
 import halfops.functional as H
 from halfops._ops import linear as ops
+from halfops._ops import pointwise
 
 OPS = torch.ops.halfops
 
@@ -64,14 +65,15 @@ MESSAGES = [
     (lambda: H.gated_linear(X, W, W, half(4)), r"gate_bias: got shape \[4\], wanted \[5\]"),
     (lambda: H.gated_linear(X, W, W, None, B.float()), r"up_bias: got torch.float32, wanted torch.float16"),
     # elementwise
-    (lambda: ops.activation(X.long(), "gelu"), r"preact: got torch.int64, wanted torch.float16"),
-    (lambda: ops.activation(X, "swish"), r"activation: got 'swish', wanted one of"),
-    (lambda: ops.activation_backward(X, DZ, "gelu"), r"preact: got shape \[4, 5\], wanted \[4, 3\]"),
-    (lambda: ops.activation_backward(X, X.float(), "gelu"),
+    (lambda: pointwise.activation(X.long(), "gelu"), r"preact: got torch.int64, wanted torch.float16"),
+    (lambda: pointwise.activation(X, "swish"), r"activation: got 'swish', wanted one of"),
+    (lambda: pointwise.activation_backward(X, DZ, "gelu"), r"preact: got shape \[4, 5\], wanted \[4, 3\]"),
+    (lambda: pointwise.activation_backward(X, X.float(), "gelu"),
      r"preact: got torch.float32, wanted torch.float16 as grad_output"),
-    (lambda: ops.gated_activation(X, DZ, "silu"), r"up: got shape \[4, 5\], wanted \[4, 3\] \(the shape of gate\)"),
-    (lambda: ops.gated_activation_backward(X, X, DZ, "silu"), r"up: got shape \[4, 5\], wanted \[4, 3\]"),
-    (lambda: ops.gated_activation_backward(X, DZ, X, "silu"), r"gate: got shape \[4, 5\], wanted \[4, 3\]"),
+    (lambda: pointwise.gated_activation(X, DZ, "silu"),
+     r"up: got shape \[4, 5\], wanted \[4, 3\] \(the shape of gate\)"),
+    (lambda: pointwise.gated_activation_backward(X, X, DZ, "silu"), r"up: got shape \[4, 5\], wanted \[4, 3\]"),
+    (lambda: pointwise.gated_activation_backward(X, DZ, X, "silu"), r"gate: got shape \[4, 5\], wanted \[4, 3\]"),
     # matmul
     (lambda: H.matmul(B, W), r"input: got shape \[5\], wanted at least 2-D; a vector is x\[None, :\]"),
     (lambda: H.matmul(X, half(3)), r"other: got shape \[3\], wanted at least 2-D; a vector is x\[:, None\]"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import halfops.functional as H
 from halfops._ops import linear as ops
+from halfops._ops import pointwise
 from halfops.reference import linear as reference
 
 
@@ -25,8 +26,8 @@ def functions():
         yield f"linear-{a}", lambda x, w, b, r, a=a: H.linear(x, w, b, activation=a, residual=r), "mk nk n mn"
         yield f"mlp-{a}", lambda *t, a=a: H.mlp(*t[:-1], activation=a, residual=t[-1]), "mk nk n hn h mh"
         yield f"dgrad-{a}", lambda g, w, z, a=a: H.linear_dgrad(g, w, preact=z, activation=a), "mn nk mk"
-        yield f"activation-{a}", lambda z, a=a: ops.activation(z, a), "mn"
-        yield f"activation_backward-{a}", lambda g, z, a=a: ops.activation_backward(g, z, a), "mn mn"
+        yield f"activation-{a}", lambda z, a=a: pointwise.activation(z, a), "mn"
+        yield f"activation_backward-{a}", lambda g, z, a=a: pointwise.activation_backward(g, z, a), "mn mn"
     for a in GATED:
         yield f"gated_linear-{a}", lambda *t, a=a: H.gated_linear(*t, activation=a), "mk nk nk n n"
         yield (
@@ -34,10 +35,10 @@ def functions():
             lambda *t, a=a: H.gated_mlp(*t[:-1], activation=a, residual=t[-1]),
             ("mk nk nk hn n n h mh"),
         )
-        yield f"gated_activation-{a}", lambda g, u, a=a: ops.gated_activation(g, u, a), "mn mn"
+        yield f"gated_activation-{a}", lambda g, u, a=a: pointwise.gated_activation(g, u, a), "mn mn"
         yield (
             f"gated_activation_backward-{a}",
-            lambda d, g, u, a=a: ops.gated_activation_backward(d, g, u, a),
+            lambda d, g, u, a=a: pointwise.gated_activation_backward(d, g, u, a),
             ("mn mn mn"),
         )
     yield "linear-batched", lambda x, w, b: H.linear(x, w, b, activation="gelu"), "bmk nk n"
@@ -159,7 +160,7 @@ def test_backward_uses_the_rounded_preactivation(dtype, device):
     dx, dw, db = torch.autograd.grad(H.linear(x, w, b, activation="gelu"), (x, w, b), grad)
     with torch.no_grad():
         z = H.linear(x, w, b)
-        dz = ops.activation_backward(grad, z, "gelu")
+        dz = pointwise.activation_backward(grad, z, "gelu")
         assert torch.equal(bits(dx), bits(H.linear_dgrad(dz, w)))
         wanted_w, wanted_b = H.linear_wgrad(dz, x, bias=True)
     assert torch.equal(bits(dw), bits(wanted_w))

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import halfops
 import halfops.functional as H
-from halfops._ops import linear as ops
+from halfops._ops import pointwise
 
 OPS = torch.ops.halfops
 
@@ -279,8 +279,8 @@ def test_all_halves_through_each_activation(activation, dtype, device):
     from halfops.reference import linear as reference
 
     z = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).to(device)
-    y = ops.activation(z, activation)
-    slope = ops.activation_backward(torch.ones_like(z), z, activation)
+    y = pointwise.activation(z, activation)
+    slope = pointwise.activation_backward(torch.ones_like(z), z, activation)
     assert y[z.isnan()].isnan().all()
     finite = z.isfinite()
     exactly = z[finite].double()
@@ -291,6 +291,8 @@ def test_all_halves_through_each_activation(activation, dtype, device):
     d = reference.derivative(exactly, activation)
     assert ((slope[finite].double() - d).abs() <= rounded(d, derivative_error(d), dtype)).all()
     if activation != "none":
-        ends = torch.tensor([math.inf, -math.inf], device=device, dtype=dtype)
-        assert torch.equal(ops.activation(ends, activation), torch.tensor([math.inf, 0.0], device=device, dtype=dtype))
-        assert ops.activation_backward(torch.ones_like(ends), ends, activation).tolist() == [1.0, 0.0]
+        ends, limits = torch.tensor([[math.inf, -math.inf], [math.inf, 0.0]], device=device, dtype=dtype)
+        assert torch.equal(
+            pointwise.activation(ends, activation), torch.tensor([math.inf, 0.0], device=device, dtype=dtype)
+        )
+        assert pointwise.activation_backward(torch.ones_like(ends), ends, activation).tolist() == [1.0, 0.0]

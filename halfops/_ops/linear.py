@@ -1,8 +1,4 @@
-"""The linear room in Python: typed calls, fake kernels, autograd formulas and autocast rules of its ops.
-
-Every differentiable op is declared by one `_differentiable(...)` call, which binds the same (setup, backward) pair to
-the dispatcher's op and to an autograd.Function around its composition in torch (`composed.py`). A call takes the
-composition when all its tensors are float64, or when their device has no kernel of ours.
+"""The linear room in Python: typed calls of its ops, their fake kernels, autograd formulas and autocast rules.
 
 Backward formulas are made of ops that are differentiable themselves, so second derivatives exist: when a graph is
 asked for (create_graph=True), the pre-activation is computed again instead of taken from the saved copy, because the
@@ -12,99 +8,15 @@ copy has no history.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfops._ops import composed, ops
-
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
-GATED_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
-
-_LIBRARY = torch.library.Library("halfops", "IMPL")
-_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
-
-
-def _has_kernel(name: str, device: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", _DEVICES[device]))
-
-
-def _native(tensors: Sequence[Any], devices: frozenset[str]) -> bool:
-    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes."""
-    present = [t for t in tensors if isinstance(t, Tensor)]
-    return present[0].device.type in devices and any(t.dtype is not torch.float64 for t in present)
-
-
-def wants_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast is for forward passes: a backward that runs inside of it keeps the dtypes of its own forward."""
-
-    def run(ctx: Any, *grads: Tensor | None) -> Any:
-        device = next((g.device.type for g in grads if g is not None), "cpu")
-        if device in _DEVICES and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return backward(ctx, *grads)
-        return backward(ctx, *grads)
-
-    return run
-
-
-def _dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., Any]) -> Callable[..., Any]:
-    """The call that picks the kernel or the composition for one op."""
-
-    def imagined(*args: Any) -> Any:
-        devices = {str(t.device): None for t in args if isinstance(t, Tensor)}
-        torch._check(
-            len(devices) == 1,
-            lambda: f"{name}: got tensors on {' and '.join(devices)}, wanted one device; move them with .to(device)",
-        )
-        return fake(*args)
-
-    torch.library.register_fake(f"halfops::{name}", imagined)
-    op = getattr(ops, name).default
-    devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
-
-    def call(*args: Any) -> Any:
-        return op(*args) if _native(args, devices) else composition(*args)
-
-    return call
-
-
-def _differentiable(
-    name: str,
-    fake: Callable[..., Any],
-    setup: Callable[..., None],
-    backward: Callable[..., Any],
-) -> Callable[..., Any]:
-    calmed = calm(backward)
-    torch.library.register_autograd(f"halfops::{name}", calmed, setup_context=setup)
-    members = {
-        "forward": staticmethod(getattr(composed, name)),
-        "setup_context": staticmethod(setup),
-        "backward": staticmethod(calmed),
-    }
-    function: Any = type(f"Composed_{name}", (torch.autograd.Function,), members)
-    return _dispatched(name, fake, lambda *args: function.apply(*args))
-
-
-def _vjp(function: Callable[..., Any], tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Any]:
-    """Gradients of a composition by torch, for derivatives of the second order and above."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [t if again and t.requires_grad else t.detach().requires_grad_() for t in tensors]
-        outputs = function(*inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        known = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
-        found = torch.autograd.grad(
-            [o for o, _ in known], inputs, [g for _, g in known], create_graph=again, allow_unused=True
-        )
-    return list(found)
-
+from halfops._ops import composed
+from halfops._ops.pointwise import activation_backward, activation_vjp, gated_activation_backward
+from halfops._ops.wiring import autocast, differentiable, dispatched, wants_grad
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
 
@@ -171,7 +83,7 @@ def _linear_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[A
     return dx, dw, db, grad if need_residual else None, None, None
 
 
-_linear = _differentiable("linear", _linear_fake, _linear_setup, _linear_backward)
+_linear = differentiable("linear", _linear_fake, _linear_setup, _linear_backward)
 
 
 def linear(
@@ -208,7 +120,7 @@ def _dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if need_preact:
             # The gradient of activation_backward(dz w, preact) with respect to preact.
             through = linear_dgrad(dz, weight)
-            dpreact = _activation_vjp(grad, through, preact, ctx.activation)[1]
+            dpreact = activation_vjp(grad, through, preact, ctx.activation)[1]
         inner = activation_backward(grad, preact, ctx.activation)
     return (
         linear(inner, weight) if need_dz else None,
@@ -218,7 +130,7 @@ def _dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     )
 
 
-_dgrad = _differentiable("linear_dgrad", _dgrad_fake, _dgrad_setup, _dgrad_backward)
+_dgrad = differentiable("linear_dgrad", _dgrad_fake, _dgrad_setup, _dgrad_backward)
 
 
 def linear_dgrad(grad_output: Tensor, weight: Tensor, preact: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -256,7 +168,7 @@ def _wgrad_backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | No
     return ddz, dx, grad_weight if need_accumulate else None, None, None
 
 
-_wgrad = _differentiable("linear_wgrad", _wgrad_fake, _wgrad_setup, _wgrad_backward)
+_wgrad = differentiable("linear_wgrad", _wgrad_fake, _wgrad_setup, _wgrad_backward)
 
 
 def linear_wgrad(
@@ -275,114 +187,12 @@ def _wgrad_inplace_fake(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> 
     return None
 
 
-_wgrad_inplace = _dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linear_wgrad_)
+_wgrad_inplace = dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linear_wgrad_)
 
 
 def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
     with torch.no_grad():
         _wgrad_inplace(grad_weight, grad_output, x)
-
-
-# ---- activations ----------------------------------------------------------------------------------------------------
-
-
-def _like_fake(preact: Tensor, activation: str) -> Tensor:
-    return preact.new_empty(preact.shape)
-
-
-def _activation_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    preact, ctx.activation = inputs
-    ctx.save_for_backward(preact)
-
-
-def _activation_backward_of(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return activation_backward(grad, ctx.saved_tensors[0], ctx.activation), None
-
-
-_activation = _differentiable("activation", _like_fake, _activation_setup, _activation_backward_of)
-
-
-def activation(preact: Tensor, activation: str) -> Tensor:
-    output: Tensor = _activation(preact, activation)
-    return output
-
-
-def _grad_like_fake(grad_output: Tensor, preact: Tensor, activation: str) -> Tensor:
-    return preact.new_empty(preact.shape)
-
-
-def _activation_vjp(grad: Tensor, grad_output: Tensor, preact: Tensor, activation: str) -> list[Any]:
-    return _vjp(lambda g, z: composed.activation_backward(g, z, activation), (grad_output, preact), (grad,))
-
-
-def _activation_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_output, preact, ctx.activation = inputs
-    ctx.save_for_backward(grad_output, preact)
-
-
-def _activation_grad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    grad_output, preact = ctx.saved_tensors
-    return (*_activation_vjp(grad, grad_output, preact, ctx.activation), None)
-
-
-_activation_grad = _differentiable(
-    "activation_backward", _grad_like_fake, _activation_grad_setup, _activation_grad_backward
-)
-
-
-def activation_backward(grad_output: Tensor, preact: Tensor, activation: str) -> Tensor:
-    grad: Tensor = _activation_grad(grad_output, preact, activation)
-    return grad
-
-
-def _gated_like_fake(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    return gate.new_empty(gate.shape)
-
-
-def _gated_activation_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    gate, up, ctx.activation = inputs
-    ctx.save_for_backward(gate, up)
-
-
-def _gated_activation_backward_of(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    gate, up = ctx.saved_tensors
-    return (*gated_activation_backward(grad, gate, up, ctx.activation), None)
-
-
-_gated_activation = _differentiable(
-    "gated_activation", _gated_like_fake, _gated_activation_setup, _gated_activation_backward_of
-)
-
-
-def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    output: Tensor = _gated_activation(gate, up, activation)
-    return output
-
-
-def _gated_grad_fake(grad_output: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    return gate.new_empty(gate.shape), up.new_empty(up.shape)
-
-
-def _gated_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    grad_output, gate, up, ctx.activation = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(grad_output, gate, up)
-
-
-def _gated_grad_backward(ctx: Any, grad_gate: Tensor | None, grad_up: Tensor | None) -> tuple[Any, ...]:
-    name = ctx.activation
-    found = _vjp(
-        lambda g, a, b: composed.gated_activation_backward(g, a, b, name), ctx.saved_tensors, (grad_gate, grad_up)
-    )
-    return (*found, None)
-
-
-_gated_grad = _differentiable("gated_activation_backward", _gated_grad_fake, _gated_grad_setup, _gated_grad_backward)
-
-
-def gated_activation_backward(grad_output: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    grads: tuple[Tensor, Tensor] = _gated_grad(grad_output, gate, up, activation)
-    return grads
 
 
 # ---- gated linear ---------------------------------------------------------------------------------------------------
@@ -456,7 +266,7 @@ def gated_linear_grads(
     return dx, dgate_weight, dup_weight, dgate_bias, dup_bias
 
 
-_gated_linear = _differentiable("gated_linear", _gated_linear_fake, _gated_linear_setup, _gated_linear_backward)
+_gated_linear = differentiable("gated_linear", _gated_linear_fake, _gated_linear_setup, _gated_linear_backward)
 
 
 def gated_linear(
@@ -534,7 +344,7 @@ def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return da, db, dc, None, None, None
 
 
-_matmul = _differentiable("matmul", _matmul_fake, _matmul_setup, _matmul_backward)
+_matmul = differentiable("matmul", _matmul_fake, _matmul_setup, _matmul_backward)
 
 
 def matmul(
@@ -549,39 +359,6 @@ def matmul(
     return output
 
 
-# ---- autocast -------------------------------------------------------------------------------------------------------
-
-
-def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """The tensors as a forward op sees them: in the active dtype where autocast is on, else unchanged."""
-    first = next(t for t in tensors if t is not None)
-    device = first.device.type
-    if device not in _DEVICES or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None else _cast(t, device, dtype) for t in tensors)
-
-
-def _cast(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
-    eligible = value.is_floating_point() and value.device.type == device and value.dtype is not torch.float64
-    return value.to(dtype) if eligible else value
-
-
-def _autocast(name: str, device: str, tensors: int) -> None:
-    """Casts the first `tensors` arguments. Backward and in-place ops have no rule: they keep their operands' dtype."""
-    op = getattr(ops, name).default
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.__members__[f"Autocast{_DEVICES[device]}"])
-
-    def kernel(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
-        cast = [_cast(a, device, dtype) if isinstance(a, Tensor) else a for a in args[:tensors]]
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            return op(*cast, *args[tensors:])
-
-    _LIBRARY.impl(name, kernel, f"Autocast{_DEVICES[device]}")
-
-
-for _device in _DEVICES:
-    _autocast("linear", _device, 4)
-    _autocast("gated_linear", _device, 5)
-    _autocast("matmul", _device, 2)  # c may be wider than the output
+autocast("linear", tensors=4)
+autocast("gated_linear", tensors=5)
+autocast("matmul", tensors=2)  # c may be wider than the output

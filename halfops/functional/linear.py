@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from halfops._ops import linear as _ops
+from halfops._ops import pointwise
+from halfops._ops.wiring import autocast_inputs, calm, wants_grad
 
 
 def check_activation(activation: str, *, gated: bool = False) -> None:
-    known = _ops.GATED_ACTIVATIONS if gated else _ops.ACTIVATIONS
+    known = pointwise.GATED_ACTIVATIONS if gated else pointwise.ACTIVATIONS
     if activation not in known:
         raise ValueError(
             f"activation: got {activation!r}, wanted one of {', '.join(known)}; "
@@ -157,7 +159,7 @@ class _MLP(torch.autograd.Function):
         return _ops.linear(hidden, w2, b2, residual)
 
     @staticmethod
-    @_ops.calm
+    @calm
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, z, w1, b1, w2 = ctx.saved_tensors
         need_x, need_w1, need_b1, need_w2, need_b2, need_residual, _ = ctx.needs_input_grad
@@ -165,7 +167,7 @@ class _MLP(torch.autograd.Function):
             z = _ops.linear(x, w1, b1)
         dx = dw1 = db1 = dw2 = db2 = None
         if need_w2 or need_b2:
-            hidden = _ops.activation(z, ctx.activation) if need_w2 else z
+            hidden = pointwise.activation(z, ctx.activation) if need_w2 else z
             dw2, db2 = _ops.linear_wgrad(grad, hidden, want_weight=need_w2, want_bias=need_b2)
         if need_x or need_w1 or need_b1:
             dz = _ops.linear_dgrad(grad, w2, z, ctx.activation)
@@ -196,8 +198,8 @@ def mlp(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
-    tensors = _ops.autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
-    if _ops.wants_grad(*tensors):
+    tensors = autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
+    if wants_grad(*tensors):
         return _apply(_MLP, *tensors, activation)
     x, w1, b1, w2, b2, residual = tensors
     return _ops.linear(_ops.linear(x, w1, b1, None, activation), w2, b2, residual)
@@ -225,7 +227,7 @@ class _GatedMLP(torch.autograd.Function):
         return _ops.linear(hidden, down_weight, down_bias, residual)
 
     @staticmethod
-    @_ops.calm
+    @calm
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, gate, up, gate_weight, up_weight, down_weight, gate_bias, up_bias = ctx.saved_tensors
         need_x, need_gate, need_up, need_down, need_gb, need_ub, need_db, need_residual, _ = ctx.needs_input_grad
@@ -233,11 +235,11 @@ class _GatedMLP(torch.autograd.Function):
             gate, up = _ops.linear(x, gate_weight, gate_bias), _ops.linear(x, up_weight, up_bias)
         dx = dgate_weight = dup_weight = ddown_weight = dgb = dub = ddb = None
         if need_down or need_db:
-            hidden = _ops.gated_activation(gate, up, ctx.activation) if need_down else gate
+            hidden = pointwise.gated_activation(gate, up, ctx.activation) if need_down else gate
             ddown_weight, ddb = _ops.linear_wgrad(grad, hidden, want_weight=need_down, want_bias=need_db)
         if need_x or need_gate or need_up or need_gb or need_ub:
             dhidden = _ops.linear_dgrad(grad, down_weight)
-            dgate, dup = _ops.gated_activation_backward(dhidden, gate, up, ctx.activation)
+            dgate, dup = pointwise.gated_activation_backward(dhidden, gate, up, ctx.activation)
             dx, dgate_weight, dup_weight, dgb, dub = _ops.gated_linear_grads(
                 (need_x, need_gate, need_up, need_gb, need_ub), dgate, dup, x, gate_weight, up_weight
             )
@@ -265,8 +267,8 @@ def gated_mlp(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
-    tensors = _ops.autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
-    if _ops.wants_grad(*tensors):
+    tensors = autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
+    if wants_grad(*tensors):
         return _apply(_GatedMLP, *tensors, activation)
     x, wg, wu, wd, bg, bu, bd, residual = tensors
     return _ops.linear(_ops.gated_linear(x, wg, wu, bg, bu, activation), wd, bd, residual)

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from cases import HALVES, LAYOUTS, Case, layout
 from halfops._ops import linear as ops
+from halfops._ops import pointwise
 from halfops.reference import linear as reference
 
-ACTIVATIONS = ops.ACTIVATIONS
-GATED = ops.GATED_ACTIVATIONS
+ACTIVATIONS = pointwise.ACTIVATIONS
+GATED = pointwise.GATED_ACTIVATIONS
 # (M, N, K) that hurt: nothing, one, primes, one more and one less than a vector or a block, wider than a block.
 SIZES = [
     (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (1, 1, 1), (1, 7, 5), (5, 1, 3), (17, 33, 65), (31, 16, 127),
@@ -243,23 +244,23 @@ def pointwise_cases():
         size = f"{list(shape)}-{other}"
         for name in ACTIVATIONS:
             yield Case(
-                f"activation/{name}{size}", one(shape, other, name), ops.activation,
+                f"activation/{name}{size}", one(shape, other, name), pointwise.activation,
                 reference.activation, forward_bound, torch_activation,
             )  # fmt: skip
             yield Case(
-                f"activation_backward/{name}{size}", two(shape, other, name), ops.activation_backward,
+                f"activation_backward/{name}{size}", two(shape, other, name), pointwise.activation_backward,
                 lambda dy, z, name: dy * reference.derivative(z, name), backward_bound,
             )  # fmt: skip
         for name in GATED:
             yield Case(
-                f"gated_activation/{name}{size}", two(shape, other, name), ops.gated_activation,
+                f"gated_activation/{name}{size}", two(shape, other, name), pointwise.gated_activation,
                 reference.gated_activation,
                 lambda dtype, gate, up, name: gated_error(dtype, gate, 0.0, up, 0.0, name),
                 lambda gate, up, name: torch_activation(gate, name) * up,
             )  # fmt: skip
             yield Case(
-                f"gated_activation_backward/{name}{size}", three(shape, other, name), ops.gated_activation_backward,
-                reference.gated_activation_backward, gated_backward_bound,
+                f"gated_activation_backward/{name}{size}", three(shape, other, name),
+                pointwise.gated_activation_backward, reference.gated_activation_backward, gated_backward_bound,
             )  # fmt: skip
 
 

@@ -1,0 +1,132 @@
+"""What binds Python to an op, whatever its room: fake kernel, autograd formula, autocast rule, composition.
+
+Every differentiable op is declared by one `differentiable(...)` call, which binds the same (setup, backward) pair to
+the dispatcher's op and to an autograd.Function around its composition in torch (`composed.py`). A call takes the
+composition when all its tensors are float64, or when their device has no kernel of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfops._ops import composed, ops
+
+_LIBRARY = torch.library.Library("halfops", "IMPL")
+_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+
+
+def _has_kernel(name: str, device: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", _DEVICES[device]))
+
+
+def _native(tensors: Sequence[Any], devices: frozenset[str]) -> bool:
+    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes."""
+    present = [t for t in tensors if isinstance(t, Tensor)]
+    return present[0].device.type in devices and any(t.dtype is not torch.float64 for t in present)
+
+
+def wants_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast is for forward passes: a backward that runs inside of it keeps the dtypes of its own forward."""
+
+    def run(ctx: Any, *grads: Tensor | None) -> Any:
+        device = next((g.device.type for g in grads if g is not None), "cpu")
+        if device in _DEVICES and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return backward(ctx, *grads)
+        return backward(ctx, *grads)
+
+    return run
+
+
+def dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., Any]) -> Callable[..., Any]:
+    """The call that picks the kernel or the composition for one op."""
+
+    def imagined(*args: Any) -> Any:
+        devices = {str(t.device): None for t in args if isinstance(t, Tensor)}
+        torch._check(
+            len(devices) == 1,
+            lambda: f"{name}: got tensors on {' and '.join(devices)}, wanted one device; move them with .to(device)",
+        )
+        return fake(*args)
+
+    torch.library.register_fake(f"halfops::{name}", imagined)
+    op = getattr(ops, name).default
+    devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
+
+    def call(*args: Any) -> Any:
+        return op(*args) if _native(args, devices) else composition(*args)
+
+    return call
+
+
+def differentiable(
+    name: str,
+    fake: Callable[..., Any],
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    calmed = calm(backward)
+    torch.library.register_autograd(f"halfops::{name}", calmed, setup_context=setup)
+    members = {
+        "forward": staticmethod(getattr(composed, name)),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(calmed),
+    }
+    function: Any = type(f"Composed_{name}", (torch.autograd.Function,), members)
+    return dispatched(name, fake, lambda *args: function.apply(*args))
+
+
+def vjp(function: Callable[..., Any], tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Any]:
+    """Gradients of a composition by torch, for derivatives of the second order and above."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [t if again and t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        outputs = function(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        known = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        found = torch.autograd.grad(
+            [o for o, _ in known], inputs, [g for _, g in known], create_graph=again, allow_unused=True
+        )
+    return list(found)
+
+
+def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors as a forward op sees them: in the active dtype where autocast is on, else unchanged."""
+    first = next(t for t in tensors if t is not None)
+    device = first.device.type
+    if device not in _DEVICES or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None else _cast(t, device, dtype) for t in tensors)
+
+
+def _cast(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    eligible = value.is_floating_point() and value.device.type == device and value.dtype is not torch.float64
+    return value.to(dtype) if eligible else value
+
+
+def _autocast(name: str, device: str, tensors: int) -> None:
+    op = getattr(ops, name).default
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.__members__[f"Autocast{_DEVICES[device]}"])
+
+    def kernel(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        cast = [_cast(a, device, dtype) if isinstance(a, Tensor) else a for a in args[:tensors]]
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return op(*cast, *args[tensors:])
+
+    _LIBRARY.impl(name, kernel, f"Autocast{_DEVICES[device]}")
+
+
+def autocast(name: str, tensors: int) -> None:
+    """Casts the first `tensors` arguments. Backward and in-place ops have no rule: they keep their operands' dtype."""
+    for device in _DEVICES:
+        _autocast(name, device, tensors)
