@@ -435,7 +435,7 @@ def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     return tensor.permute(order).contiguous().permute(back)
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 @pytest.mark.parametrize("grad_layout", ["contiguous", "channels_last", "transposed"])
 @each_dtype
 @each_master
@@ -454,7 +454,7 @@ def test_any_dense_layout(layout, grad_layout, dtype, master, device):
         b.step()
     assert same_bits(snapshot(a), snapshot(b))
     assert same_bits(a.master_params(), b.master_params())
-    assert not other[0].is_contiguous()
+    assert other[0].is_contiguous() == (layout == "contiguous")
     assert b.state[other[0]]["exp_avg"].stride() == other[0].stride()
 
 
@@ -483,6 +483,21 @@ def test_stochastic_rounding_depends_on_seed_step_and_element_only(dtype, device
     assert same_bits(stochastic(start, grads, threads=2), once)
     assert same_bits(stochastic(start, grads, groups=[(0, 1), (1, 3)]), once)
     assert not same_bits(stochastic(start, grads, seed=8), once)
+
+
+@each_half
+def test_equal_tensors_are_rounded_independently(dtype, device):
+    params = parameters([torch.ones(1000, dtype=dtype, device=device)] * 2)
+    optimizer = optim.SGD(params, lr=1.0, maximize=True, master="none", rounding="stochastic")
+    run(optimizer, params, [[torch.full((1000,), torch.finfo(dtype).eps / 2, device=device)] * 2])
+    up = [param.detach() > 1 for param in params]
+    assert 400 < (up[0] != up[1]).sum() < 600  # 500 expected, a standard deviation of 16
+    # Successive steps too.
+    first = [param.detach().clone() for param in params]
+    for param in params:
+        param.data.fill_(1)
+    run(optimizer, params, [[torch.full((1000,), torch.finfo(dtype).eps / 2, device=device)] * 2])
+    assert 400 < (params[0].detach() != first[0]).sum() < 600
 
 
 @each_half
@@ -517,6 +532,33 @@ def test_storage_swapped_between_steps(device):
     assert same_bits(snapshot(a), snapshot(b))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+def test_layout_changed_between_steps(layout, device):
+    shapes = [(2, 3, 4, 5)]
+    start, grads = weights(torch.float16, device, shapes=shapes), gradients(4, torch.float16, device, shapes=shapes)
+    params, other = [torch.nn.Parameter(laid_out(start[0], "channels_last"))], parameters(start)
+    a, b = optim.AdamW(params), optim.AdamW(other)
+    run(a, params, grads[:2])
+    params[0].data = laid_out(params[0].data.clone(), layout)
+    params[0].grad = None
+    run(a, params, grads[2:])
+    run(b, other, grads)
+    assert same_bits(snapshot(a), snapshot(b))
+
+
+def test_another_dtype_at_the_same_address(device):
+    """As an allocator can give it: the cache must not go by the address alone."""
+    param = torch.nn.Parameter(torch.zeros(6, device=device))
+    optimizer = optim.AdamW([param])
+    run(optimizer, [param], [[torch.ones(6)]])
+    address = param.data_ptr()
+    param.data = param.data.view(torch.bfloat16)[:6]
+    assert param.data_ptr() == address
+    param.grad = None
+    run(optimizer, [param], [[torch.ones(6)]])
+    assert "master_remainder" in optimizer.state[param]
+
+
 def test_model_cast_after_the_optimizer_was_made(device):
     params = parameters(weights(torch.float32, device))
     optimizer = optim.AdamW(params)
@@ -526,6 +568,10 @@ def test_model_cast_after_the_optimizer_was_made(device):
     run(optimizer, params, gradients(2, torch.float16, device))
     assert optimizer.state[params[1]]["master_remainder"].dtype == torch.int16
     assert optimizer.state[params[1]]["exp_avg"].dtype == torch.float32
+    for param in params:
+        param.data = param.data.float()
+    run(optimizer, params, gradients(1, torch.float32, device))
+    assert "master_remainder" not in optimizer.state[params[1]]
 
 
 def test_state_replaced_between_steps(device):

@@ -13,7 +13,7 @@ from halfops._ops.optim import optim_step_, state_names
 from halfops._ops.registry import has_kernel
 from halfops._ops.scale import grad_stats
 from halfops.optim import checks
-from halfops.optim.storage import convert_state, master_name, new_master, read_master, zeros
+from halfops.optim.storage import convert_state, follow_layout, master_name, new_master, read_master, zeros
 from halfops.optim.worklist import Call, WorkList, build_call
 
 
@@ -187,12 +187,15 @@ class HalfOptimizer(Optimizer):
         for name in state_names(rule):
             if name not in state:
                 state[name] = zeros(param, self.state_dtype)
+            state[name] = follow_layout(param, state[name])
         wanted = master_name(param, self.master)
         for name in ("master_param", "master_remainder"):
             if name != wanted:
                 state.pop(name, None)
         if wanted is not None and wanted not in state:
             state[wanted] = new_master(param, wanted)
+        if wanted is not None:
+            state[wanted] = follow_layout(param, state[wanted])
 
     def _parameters(self) -> Iterable[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)

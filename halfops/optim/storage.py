@@ -22,6 +22,13 @@ def in_layout_of(param: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(param, dtype=dtype, requires_grad=False).copy_(value)
 
 
+def follow_layout(param: Tensor, value: Tensor) -> Tensor:
+    """The state of a parameter whose layout changed (`model.to(memory_format=...)`), laid out like it."""
+    if value.shape != param.shape or value.stride() == param.stride():
+        return value
+    return in_layout_of(param, value, value.dtype)
+
+
 def zeros(param: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
 
