@@ -109,7 +109,7 @@ def test_two_seeds_give_a_verdict(tmp_path, capsys):
     against = json.loads((tmp_path / "f.json").read_text())["tasks"]["text"]["arms"]["split"]["against_fp32"]
     assert against["verdict"] in {"within", "better", "worse"}
     assert (abs(against["gain"]) <= against["spread"]) == (against["verdict"] == "within")
-    assert "fp32's seeds span" in capsys.readouterr().out
+    assert "(its seeds span" in capsys.readouterr().out
 
 
 def test_without_scikit_learn_the_text_task_runs(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,7 +79,14 @@ def run(args: argparse.Namespace) -> int:
     if not study.tasks:
         return 1
     print(table(study), end="\n\n")
-    print("\n".join(verdict(study)), end="\n\n")
+    print("Verdict (signs: + is better)")
+    for title, sentences in verdict(study).items():
+        print(f"  {title}")
+        print(
+            *(textwrap.fill(line, 108, initial_indent=4 * " ", subsequent_indent=6 * " ") for line in sentences),
+            sep="\n",
+        )
+    print()
     try:
         print(f"Picture: {draw(study, args.out / PICTURE)}")
     except MissingMatplotlibError as missing:

@@ -32,9 +32,9 @@ class Arm:
 ARMS = (
     Arm("fp32", "torch fp32", "#4d4d4d"),
     Arm("amp", "torch AMP fp16", "#e69f00", autocast=True),
-    Arm("split", "halfops fp16, split master", "#0072b2", master="split"),
-    Arm("stochastic", "halfops fp16 alone, stochastic", "#009e73", master="none", rounding="stochastic"),
-    Arm("nearest", "halfops fp16 alone, nearest", "#cc79a7", master="none"),
+    Arm("split", "halfops fp16 + split master", "#0072b2", master="split"),
+    Arm("stochastic", "halfops pure fp16 stochastic", "#009e73", master="none", rounding="stochastic"),
+    Arm("nearest", "halfops pure fp16 nearest", "#cc79a7", master="none"),
 )
 BASELINE = ARMS[0]
 

@@ -21,6 +21,7 @@ class Recipe:
     warmup: int = 0
     final_rate: float = 1.0
     max_grad_norm: float | None = None
+    effort: int = 1  # about how long a step takes, in steps of the shortest task: for the progress bar
 
     @property
     def text(self) -> str:
@@ -56,8 +57,9 @@ RECIPES: Mapping[str, Recipe] = {
         warmup=20,
         final_rate=0.1,
         max_grad_norm=1.0,
+        effort=20,
     ),
 }
-QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 200, "digits-adamw": 120, "digits-small-steps": 300, "text": 50}
+QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 150, "digits-adamw": 120, "digits-small-steps": 300, "text": 40}
 
 _NAMES = {"sgd": "SGD", "adamw": "AdamW"}

@@ -81,7 +81,7 @@ def run_study(
             if str(missing) not in notes:
                 notes.append(str(missing))
     results = []
-    progress.start(sum(task.recipe.steps for task in tasks) * len(arms) * seeds)
+    progress.start(sum(task.recipe.steps * task.recipe.effort for task in tasks) * len(arms) * seeds)
     for task in tasks:
         result = TaskResult(
             task.key, task.title, task.metric, task.higher_is_better, task.description, task.recipe.steps, list(arms)

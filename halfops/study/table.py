@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from halfops.study.arms import Arm
 from halfops.study.study import StudyResult, TaskResult
 
-LEGEND = (
-    "B/param: weights + gradients + master + optimizer state, counted from the tensors after the last step.\n"
-    "same bits: share of updates (weights with a non-zero gradient) that changed no bit of the weight as matrix\n"
-    "products read it; kept: of the weight as it is kept, the master where there is one. skipped: overflows a run."
-)
+LEGEND = """\
+bytes/param  weights + gradients + masters + optimizer state, counted from the tensors after the last step
+ms/step      median, from zero_grad to the scale update
+same bits    updates (weights with a non-zero gradient) that changed no bit of the weight as matrix products read it
+...kept      and of the weight as it is kept: the master, where there is one
+skipped      steps that overflowed, a run"""
 
 
 def table(study: StudyResult) -> str:
@@ -21,25 +23,14 @@ def table(study: StudyResult) -> str:
 
 
 def _task_table(task: TaskResult, seeds: int) -> str:
-    head = [
-        "",
-        task.metric,
-        "weights",
-        "grads",
-        "master",
-        "state",
-        "B/param",
-        "ms/step",
-        "same bits",
-        "kept",
-        "skipped",
-    ]
+    head = ["", "held out", "bytes/param", "ms/step", "same bits", "...kept", "skipped"]
     rows = [_row(task, arm) for arm in task.arms]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [_line(row, widths) for row in [head, *rows]]
     rule = "-" * max(map(len, lines))
-    title = f"{task.title}: mean ± deviation of {seeds} seed{'s' if seeds > 1 else ''}"
-    return "\n".join([title, task.description, rule, lines[0], rule, *lines[1:], rule])
+    title = f"{task.title}: {task.metric}, mean ± deviation of {seeds} seed{'s' if seeds > 1 else ''}"
+    about = textwrap.wrap(task.description, max(80, len(rule)))
+    return "\n".join([title, *about, rule, lines[0], rule, *lines[1:], rule])
 
 
 def _row(task: TaskResult, arm: Arm) -> list[str]:
@@ -50,8 +41,7 @@ def _row(task: TaskResult, arm: Arm) -> list[str]:
     return [
         arm.title,
         f"{final.mean:.{digits}f} ± {final.deviation:.{digits}f}" if math.isfinite(final.mean) else "diverged",
-        *(f"{part:.1f}" if part else "-" for part in (held.weights, held.gradients, held.masters, held.moments)),
-        f"{held.total:.1f}",
+        f"{held.weights:.0f}+{held.gradients:.0f}+{held.masters:.0f}+{held.moments:.0f} = {held.total:4.1f}",
         f"{1e3 * task.seconds_per_step(arm):.2f}",
         _percent(task.mean(arm, "unchanged_seen")),
         _percent(task.mean(arm, "unchanged_kept")),

@@ -82,8 +82,8 @@ class SourceText:
     metric = "held-out loss, nats/byte"
     higher_is_better = False
     length = 32
-    curve_windows = 96
-    final_windows = 768
+    curve_windows = 48
+    final_windows = 384
 
     def __init__(self, key: str, recipe: Recipe, device: torch.device) -> None:
         text = data.stdlib_text()

@@ -36,8 +36,8 @@ class Run:
     bytes: Bytes = field(default_factory=lambda: Bytes(math.nan, math.nan, math.nan, math.nan))
 
 
-def train(task: Task, arm: Arm, seed: int, device: torch.device, advance: Callable[[], None]) -> Run:
-    """Trains by the task's recipe; `advance` is called after every step.
+def train(task: Task, arm: Arm, seed: int, device: torch.device, advance: Callable[[int], None]) -> Run:
+    """Trains by the task's recipe; `advance` is told of every step, by its effort.
 
     The seed decides the initial fp32 weights, the order of the data and stochastic rounding; the first two are the same
     in every arm. A step's time covers zero_grad to the scale update, not the choice of a batch nor what is measured.
@@ -76,7 +76,7 @@ def train(task: Task, arm: Arm, seed: int, device: torch.device, advance: Callab
             run.curve.append((step, judge(task, setup, final=False)))
         if step == recipe.steps:
             run.bytes = bytes_per_parameter(setup)
-        advance()
+        advance(recipe.effort)
     run.losses = torch.stack(losses).tolist()
     run.final = judge(task, setup, final=True)
     run.curve.append((recipe.steps, judge(task, setup, final=False)))

@@ -40,41 +40,36 @@ def compare(task: TaskResult, arm: Arm) -> Comparison | None:
     return Comparison(gain, baseline.high - baseline.low)
 
 
-def verdict(study: StudyResult) -> list[str]:
-    """One paragraph a task, then what it costs."""
-    lines = []
-    for task in study.tasks:
-        lines += [
-            f"{task.title}: {_precision(task)}",
-            f"{task.title}: {_updates(task)}",
-            f"{task.title}: {_cost(task)}",
-        ]
-    return [line for line in lines if not line.endswith(": ")]
+def verdict(study: StudyResult) -> dict[str, list[str]]:
+    """For each task's title sentences on precision, on updates and on cost; none where there is nothing to say."""
+    told = {task.title: [*_precision(task), *_updates(task), *_cost(task)] for task in study.tasks}
+    return {title: lines for title, lines in told.items() if lines}
 
 
-def _precision(task: TaskResult) -> str:
+def _precision(task: TaskResult) -> list[str]:
     compared = [(arm, compare(task, arm)) for arm in task.arms if arm is not BASELINE]
     found = [(arm, c) for arm, c in compared if c is not None]
     if not found:
-        return "no spread of fp32 to compare with (it takes the fp32 arm and at least two seeds)."
+        return ["There is no spread of fp32 to compare with: it takes the fp32 arm and at least two seeds."]
     unit = " points" if task.higher_is_better else ""
-    parts = []
+    span = f"(its seeds span {found[0][1].spread:.3g}{unit})"
+    lines = []
     for word, phrase in (
-        ("within", "within the seed spread of fp32"),
-        ("better", "better than fp32 by more than its spread"),
-        ("worse", "worse than fp32 by more than its spread"),
+        ("within", f"Within the seed spread of fp32 {span}"),
+        ("better", f"Better than fp32 by more than its spread {span}"),
+        ("worse", f"Worse than fp32 by more than its spread {span}"),
     ):
         arms = [f"{arm.title} ({_signed(c.gain)})" for arm, c in found if c.word == word]
         if arms:
-            parts.append(f"{phrase}: {', '.join(arms)}")
-    return f"fp32's seeds span {found[0][1].spread:.3g}{unit}; {'; '.join(parts)}. Signs: + is better."
+            lines.append(f"{phrase}: {'; '.join(arms)}.")
+    return lines
 
 
 def _signed(gain: float) -> str:
-    return f"{gain:+.3g}" if math.isfinite(gain) else "diverged"
+    return f"{gain:+.2g}" if math.isfinite(gain) else "diverged"
 
 
-def _updates(task: TaskResult) -> str:
+def _updates(task: TaskResult) -> list[str]:
     parts = []
     for arm in task.arms:
         seen, kept = task.mean(arm, "unchanged_seen"), task.mean(arm, "unchanged_kept")
@@ -84,17 +79,17 @@ def _updates(task: TaskResult) -> str:
             parts.append(f"{arm.title}: {100 * seen:.2g} % of the 16-bit weights, {100 * kept:.2g} % of the masters")
         else:
             parts.append(f"{arm.title}: {100 * kept:.2g} %")
-    return f"updates that changed no bit: {'; '.join(parts)}." if parts else ""
+    return [f"Updates that changed no bit: {'; '.join(parts)}."] if parts else []
 
 
-def _cost(task: TaskResult) -> str:
+def _cost(task: TaskResult) -> list[str]:
     if BASELINE.key not in task.runs:
-        return ""
+        return []
     baseline = task.runs[BASELINE.key][0].bytes.total
     seconds = task.seconds_per_step(BASELINE)
     parts = []
     for arm in task.arms:
         if arm is not BASELINE:
             total, ratio = task.runs[arm.key][0].bytes.total, task.seconds_per_step(arm) / seconds
-            parts.append(f"{arm.title} {100 * (total / baseline - 1):+.0f} % bytes and {ratio:.2g}x the time per step")
-    return f"against fp32, {'; '.join(parts)}." if parts else ""
+            parts.append(f"{arm.title} {100 * (total / baseline - 1):+.0f} %, {ratio:.2g}x")
+    return [f"Bytes per parameter and time per step against fp32: {'; '.join(parts)}."] if parts else []
