@@ -154,6 +154,16 @@ def test_report_without_zeros_and_of_absent_gradients() -> None:
     assert {t.zeros for t in scaler.report().tensors} == {None}
 
 
+def test_a_shared_parameter_goes_by_its_first_name() -> None:
+    model = network()
+    names = [("first", model[0].weight), ("again", model[0].weight)]
+    optimizer, scaler = OPTIMIZERS["halfops"]([model[0].weight]), started(GradScaler("cpu", named_parameters=names))
+    fill_gradients(model, 1.0, 0)
+    scaler.step(optimizer)
+    assert [t.name for t in scaler.report().tensors] == ["first"]
+    assert [t.name for t in scaler.report(model=reversed(names)).tensors] == ["again"]
+
+
 def test_a_scaler_keeps_no_model_alive() -> None:
     scaler = started(GradScaler("cpu", named_parameters=(model := network()).named_parameters()))
     optimizer = OPTIMIZERS["torch"](model.parameters())
