@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bounds import UNIT
+from bounds import UNIT, dot, rounded
 from cases import DTYPES, bits
 from cases.linear import ACTIVATIONS, GATED, torch_activation
 from torch.autograd import gradcheck, gradgradcheck
@@ -180,6 +180,19 @@ def test_mlp_is_two_linears(activation, dtype, device):
     grad = torch.randn(9, 5, device=device).to(dtype)
     for ours, theirs in zip(torch.autograd.grad(fused, t, grad), torch.autograd.grad(plain, t, grad), strict=True):
         assert (ours - theirs).double().norm() <= 4 * UNIT[dtype] * theirs.double().norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gated_input_gradient_is_rounded_once(dtype, device):
+    """dx is a sum of two products: the first must not pass through 16 bits on its way into the second."""
+    x, wg, wu = (leaf(*s, dtype=dtype, device=device, scale=0.2) for s in [(9, 65), (33, 65), (33, 65)])
+    grad = torch.randn(9, 33, device=device).to(dtype)
+    dx = torch.autograd.grad(H.gated_linear(x, wg, wu), x, grad)[0]
+    with torch.no_grad():
+        dgate, dup = pointwise.gated_activation_backward(grad, H.linear(x, wg), H.linear(x, wu), "silu")
+        left, right, wg, wu = (t.double() for t in (dgate, dup, wg, wu))
+        wanted, magnitude = left @ wg + right @ wu, left.abs() @ wg.abs() + right.abs() @ wu.abs()
+    assert ((dx.double() - wanted).abs() <= rounded(wanted, dot(2 * 33, magnitude), dtype)).all()
 
 
 def count_calls(monkeypatch, *names):
