@@ -539,7 +539,9 @@ def test_layout_changed_between_steps(layout, device):
     params, other = [torch.nn.Parameter(laid_out(start[0], "channels_last"))], parameters(start)
     a, b = optim.AdamW(params), optim.AdamW(other)
     run(a, params, grads[:2])
+    masters = a.master_params()
     params[0].data = laid_out(params[0].data.clone(), layout)
+    assert same_bits(a.master_params(), masters)
     params[0].grad = None
     run(a, params, grads[2:])
     run(b, other, grads)

@@ -53,7 +53,7 @@ def read_master(param: Tensor, state: dict[str, Any]) -> Tensor:
         return in_layout_of(param, state["master_param"], torch.float32)
     master = in_layout_of(param, param.detach(), torch.float32)
     if param.dtype != torch.float32 and "master_remainder" in state:
-        flat(master).copy_(join_master(flat(param), flat(state["master_remainder"])))
+        flat(master).copy_(join_master(flat(param), flat(follow_layout(param, state["master_remainder"]))))
     return master
 
 
