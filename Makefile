@@ -62,7 +62,7 @@ $(VENV)/requirement: requirement | $(PY)
 
 $(VENV)/ready-torch: $(VENV)/requirement
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(PIP) 'setuptools>=77' wheel ninja numpy
+	$(PIP) 'setuptools>=64' wheel ninja numpy
 	touch $@
 
 $(VENV)/ready-%: pyproject.toml $(VENV)/ready-torch

@@ -155,7 +155,7 @@ def compiled() -> dict[str, Any]:
     except ImportError as error:
         raise BuildError(
             f"building needs torch 2.11 or newer ({error}). Ways out:\n"
-            "  1. pip install torch ninja 'setuptools>=77', then repeat\n"
+            "  1. pip install torch ninja 'setuptools>=64', then repeat\n"
             "  2. leave out --no-build-isolation: pip then fetches what the build needs"
         ) from error
 
