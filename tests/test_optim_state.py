@@ -8,9 +8,10 @@ import pytest
 import torch
 from cases.optim import (
     CASES,
-    DTYPES,
-    HALVES,
-    MASTERS,
+    each_case,
+    each_dtype,
+    each_half,
+    each_master,
     gradients,
     parameters,
     run,
@@ -29,11 +30,6 @@ def device(device):
         pytest.skip(f"no optimizer for {device.type} in this build")
     return device
 
-
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
-each_master = pytest.mark.parametrize("master", MASTERS)
 
 PEERS = {case.name: case for case in CASES if case.peer is not None}
 each_peer = pytest.mark.parametrize("case", PEERS.values(), ids=PEERS)

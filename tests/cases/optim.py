@@ -6,6 +6,7 @@ Gradients are drawn beforehand, so that a reference run and a run under test see
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -69,6 +70,11 @@ CASES = [
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [*HALVES, torch.float32]
 MASTERS = ["split", "fp32", "none"]
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
+each_master = pytest.mark.parametrize("master", MASTERS)
 
 # A scalar, odd sizes, more than one engine block, nothing at all, three dimensions.
 SHAPES = [(), (7,), (33, 65), (0, 4), (2, 3, 5)]
