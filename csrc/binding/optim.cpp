@@ -7,23 +7,43 @@
 namespace halfops::binding {
 namespace {
 
-void check_length(const std::vector<Tensor>& list, const std::string& name, size_t wanted, const std::string& why) {
+// A tensor's place in a list. It becomes text only in an error: a step may have ten thousand tensors.
+struct Place {
+    const char* list;
+    int64_t index;
+    std::string text() const { return index < 0 ? list : item(list, index); }
+};
+
+void check_length(const std::vector<Tensor>& list, const char* name, size_t wanted, const std::string& why) {
     check(list.size() == wanted, name, ": got ", list.size(), " tensors, wanted ", wanted, ", ", why);
 }
 
-void check_dtype(const Tensor& tensor, ScalarType wanted, const std::string& name) {
-    check(tensor.scalar_type() == wanted, name, ": got ", dtype_name(tensor.scalar_type()), ", wanted ",
-          dtype_name(wanted));
+void check_dtype(const Tensor& tensor, ScalarType wanted, const Place& place) {
+    const ScalarType type = tensor.scalar_type();
+    if (type != wanted) fail(place.text(), ": got ", dtype_name(type), ", wanted ", dtype_name(wanted));
 }
 
-// Of the shape and on the device of params[index], and contiguous.
-void check_like(const Tensor& tensor, const Tensor& param, const std::string& name, int64_t index) {
-    bool same = tensor.dim() == param.dim();
-    for (int64_t d = 0; same && d < param.dim(); ++d) same = tensor.size(d) == param.size(d);
-    check(same, name, ": got shape ", shape_text(tensor), ", wanted that of ", item("params", index), ", ",
-          shape_text(param));
-    check_same_device(tensor, param, name, item("params", index));
-    check_contiguous(tensor, name);
+bool same_shape(const Tensor& a, const Tensor& b) {
+    const auto x = a.sizes(), y = b.sizes();
+    return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
+}
+
+// Contiguous, and on the device that all share.
+void check_layout(const Tensor& tensor, const Tensor& first, const Place& place) {
+    if (tensor.get_device_index() != first.get_device_index() || tensor.is_cpu() != first.is_cpu()) {
+        check_same_device(tensor, first, place.text(), "params[0]");
+    }
+    if (!tensor.is_contiguous()) check_contiguous(tensor, place.text());
+}
+
+// Also of its parameter's shape.
+void check_like(const Tensor& tensor, const Tensor& param, int64_t param_index, const Tensor& first,
+                const Place& place) {
+    if (!same_shape(tensor, param)) {
+        fail(place.text(), ": got shape ", shape_text(tensor), ", wanted that of ", item("params", param_index), ", ",
+             shape_text(param));
+    }
+    check_layout(tensor, first, place);
 }
 
 void check_one(const std::optional<Tensor>& scalar, ScalarType dtype, const Tensor& param, const std::string& name) {
@@ -33,25 +53,30 @@ void check_one(const std::optional<Tensor>& scalar, ScalarType dtype, const Tens
     check_same_device(*scalar, param, name, item("params", 0));
 }
 
-optim::MasterFormat master_format(const Tensor& master, const Tensor& param, int64_t index) {
-    const std::string name = item("masters", index);
+optim::MasterFormat master_format(const Tensor& master, const Tensor& param, int64_t index, const Tensor& first) {
     if (master.numel() == 0) return optim::MasterFormat::none;
-    check(param.scalar_type() != ScalarType::Float, name, ": got a master for ", item("params", index),
-          ", which is torch.float32 and needs none; pass an empty tensor");
+    const Place place = {"masters", index};
+    if (param.scalar_type() == ScalarType::Float) {
+        fail(place.text(), ": got a master for ", item("params", index),
+             ", which is torch.float32 and needs none; pass an empty tensor");
+    }
     const ScalarType type = master.scalar_type();
-    check(type == ScalarType::Short || type == ScalarType::Float, name, ": got ", dtype_name(type),
-          ", wanted torch.int16 (split remainder), torch.float32 (master) or an empty tensor (no master)");
-    check_like(master, param, name, index);
+    if (type != ScalarType::Short && type != ScalarType::Float) {
+        fail(place.text(), ": got ", dtype_name(type),
+             ", wanted torch.int16 (split remainder), torch.float32 (master) or an empty tensor (no master)");
+    }
+    check_like(master, param, index, first, place);
     return type == ScalarType::Short ? optim::MasterFormat::split : optim::MasterFormat::f32;
 }
 
 // Who occupies which bytes.
 class Extents {
   public:
-    void add(const Tensor& tensor, bool written, const char* list, int64_t index) {
-        const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-        const uintptr_t bytes = static_cast<uintptr_t>(tensor.numel()) * tensor.element_size();
-        if (bytes > 0) extents_.push_back({begin, begin + bytes, written, list, index});
+    explicit Extents(size_t room) { extents_.reserve(room); }
+
+    void add(const void* data, int64_t bytes, bool written, const Place& place) {
+        const auto begin = reinterpret_cast<uintptr_t>(data);
+        if (bytes > 0) extents_.push_back({begin, begin + static_cast<uintptr_t>(bytes), written, place});
     }
 
     // What is written must not be anything else that the step reads or writes.
@@ -70,19 +95,40 @@ class Extents {
     struct Extent {
         uintptr_t begin, end;
         bool written;
-        const char* list;
-        int64_t index;
-        std::string name() const { return index < 0 ? list : item(list, index); }
+        Place place;
     };
 
     static void check_apart(const Extent& extent, const Extent* other) {
         if (other == nullptr || extent.begin >= other->end) return;
-        fail(extent.name(), ": shares memory with ", other->name(),
+        fail(extent.place.text(), ": shares memory with ", other->place.text(),
              ", but a step writes each on its own; pass every tensor once, and clone views of one storage");
     }
 
     std::vector<Extent> extents_;
 };
+
+int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+void check_disjoint(const std::vector<optim::ParamTensor>& tensors, size_t state_count) {
+    const size_t n = tensors.size();
+    Extents extents(n * (3 + state_count) + 1);
+    extents.add(tensors[0].step, static_cast<int64_t>(n * sizeof(float)), true, {"steps", -1});
+    for (size_t t = 0; t < n; ++t) {
+        const optim::ParamTensor& tensor = tensors[t];
+        const auto index = static_cast<int64_t>(t);
+        const int64_t bytes = tensor.numel * bytes_of(tensor.dtype);
+        extents.add(tensor.weight, bytes, true, {"params", index});
+        extents.add(tensor.grad, bytes, false, {"grads", index});
+        if (tensor.master_format != optim::MasterFormat::none) {
+            const bool split = tensor.master_format == optim::MasterFormat::split;
+            extents.add(tensor.master, tensor.numel * (split ? 2 : 4), true, {"masters", index});
+        }
+        for (size_t k = 0; k < state_count; ++k) {
+            extents.add(tensor.states[k], tensor.numel * 4, true, {"states", static_cast<int64_t>(k * n + t)});
+        }
+    }
+    extents.check_disjoint();
+}
 
 void check_tables(const OptimLists& lists, const optim::RuleInfo& rule) {
     const auto n = static_cast<int64_t>(lists.params.size());
@@ -109,11 +155,15 @@ void check_tables(const OptimLists& lists, const optim::RuleInfo& rule) {
     check_same_device(lists.hyper, lists.params[0], "hyper", "params[0]");
 
     const int64_t* rows = static_cast<const int64_t*>(lists.rows.const_data_ptr());
+    const int64_t groups = lists.hyper.size(0);
     for (int64_t i = 0; i < n; ++i) {
-        check(rows[2 * i] >= 0 && rows[2 * i] < lists.hyper.size(0), "rows[", i, "]: got row ", rows[2 * i],
-              ", wanted one of the ", lists.hyper.size(0), " rows of hyper");
-        check(rows[2 * i + 1] >= 0 && rows[2 * i + 1] <= std::numeric_limits<uint32_t>::max(), "rows[", i,
-              "]: got random key ", rows[2 * i + 1], ", wanted one of 32 bits without sign");
+        const int64_t row = rows[2 * i], key = rows[2 * i + 1];
+        if (row < 0 || row >= groups) {
+            fail("rows[", i, "]: got row ", row, ", wanted one of the ", groups, " rows of hyper");
+        }
+        if (key < 0 || key > std::numeric_limits<uint32_t>::max()) {
+            fail("rows[", i, "]: got random key ", key, ", wanted one of 32 bits without sign");
+        }
     }
 }
 
@@ -139,52 +189,41 @@ std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const opt
           "max_grad_norm: got a bound without sum_of_squares, wanted both; grad_stats gives the sum");
     check_tables(lists, rule);
 
-    std::vector<optim::ParamTensor> tensors(n);
-    Extents extents;
-    extents.add(lists.steps, true, "steps", -1);
-    for (size_t t = 0; t < n; ++t) {
-        const auto index = static_cast<int64_t>(t);
-        const Tensor& param = lists.params[t];
-        const std::string name = item("params", index);
-        tensors[t].dtype = dtype_of(param, name);
-        check_contiguous(param, name);
-        check_same_device(param, lists.params[0], name, "params[0]");
-        const std::string grad_name = item("grads", index);
-        check(lists.grads[t].scalar_type() == param.scalar_type(), grad_name, ": got ",
-              dtype_name(lists.grads[t].scalar_type()), ", wanted the dtype of ", name, ", ",
-              dtype_name(param.scalar_type()));
-        check_like(lists.grads[t], param, grad_name, index);
-        tensors[t].master_format = master_format(lists.masters[t], param, index);
-        extents.add(param, true, "params", index);
-        extents.add(lists.grads[t], false, "grads", index);
-        extents.add(lists.masters[t], true, "masters", index);
-        for (size_t k = 0; k < state_count; ++k) {
-            const auto place = static_cast<int64_t>(k * n + t);
-            const Tensor& state = lists.states[k * n + t];
-            check_dtype(state, ScalarType::Float, item("states", place));
-            check_like(state, param, item("states", place), index);
-            extents.add(state, true, "states", place);
-        }
-    }
-    extents.check_disjoint();
-
+    const Tensor& first = lists.params[0];
     const auto* rows = static_cast<const int64_t*>(lists.rows.const_data_ptr());
     const auto* hyper = static_cast<const double*>(lists.hyper.const_data_ptr());
     auto* steps = static_cast<float*>(lists.steps.mutable_data_ptr());
+    std::vector<optim::ParamTensor> tensors(n);
     for (size_t t = 0; t < n; ++t) {
+        const auto index = static_cast<int64_t>(t);
         optim::ParamTensor& tensor = tensors[t];
-        tensor.weight = lists.params[t].mutable_data_ptr();
-        tensor.grad = lists.grads[t].const_data_ptr();
-        tensor.numel = lists.params[t].numel();
-        const bool has_master = tensor.master_format != optim::MasterFormat::none;
-        tensor.master = has_master ? lists.masters[t].mutable_data_ptr() : nullptr;
+        const Tensor &param = lists.params[t], &grad = lists.grads[t], &master = lists.masters[t];
+        const ScalarType type = param.scalar_type();
+        const bool known = type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float;
+        tensor.dtype = dtype_of(param, known ? std::string() : item("params", index));
+        check_layout(param, first, {"params", index});
+        if (grad.scalar_type() != type) {
+            fail(item("grads", index), ": got ", dtype_name(grad.scalar_type()), ", wanted the dtype of ",
+                 item("params", index), ", ", dtype_name(type));
+        }
+        check_like(grad, param, index, first, {"grads", index});
+        tensor.master_format = master_format(master, param, index, first);
+        tensor.weight = param.mutable_data_ptr();
+        tensor.grad = grad.const_data_ptr();
+        tensor.master = tensor.master_format == optim::MasterFormat::none ? nullptr : master.mutable_data_ptr();
         for (size_t k = 0; k < state_count; ++k) {
-            tensor.states[k] = static_cast<float*>(lists.states[k * n + t].mutable_data_ptr());
+            const Tensor& state = lists.states[k * n + t];
+            const Place place = {"states", static_cast<int64_t>(k * n + t)};
+            check_dtype(state, ScalarType::Float, place);
+            check_like(state, param, index, first, place);
+            tensor.states[k] = static_cast<float*>(state.mutable_data_ptr());
         }
         tensor.step = steps + t;
         tensor.hyper = hyper + rows[2 * t] * static_cast<int64_t>(rule.hypers.size());
+        tensor.numel = param.numel();
         tensor.key = static_cast<uint32_t>(rows[2 * t + 1]);
     }
+    check_disjoint(tensors, state_count);
     return tensors;
 }
 
@@ -237,7 +276,7 @@ DType dtype_from(ScalarType dtype) {
 
 std::tuple<Tensor, Tensor> split_master(Tensor master, ScalarType dtype) {
     check_half(dtype);
-    check_dtype(master, ScalarType::Float, "master");
+    check_dtype(master, ScalarType::Float, {"master", -1});
     check_contiguous(master, "master");
     Tensor weight = empty_like(master, dtype), remainder = empty_like(master, ScalarType::Short);
     optim::cpu::split(static_cast<const float*>(master.const_data_ptr()), dtype_from(dtype), weight.mutable_data_ptr(),
@@ -248,12 +287,11 @@ std::tuple<Tensor, Tensor> split_master(Tensor master, ScalarType dtype) {
 Tensor join_master(Tensor weight, Tensor remainder) {
     check(weight.scalar_type() == ScalarType::Half || weight.scalar_type() == ScalarType::BFloat16, "weight: got ",
           dtype_name(weight.scalar_type()), ", wanted torch.float16 or torch.bfloat16");
-    check_dtype(remainder, ScalarType::Short, "remainder");
+    check_dtype(remainder, ScalarType::Short, {"remainder", -1});
     check_contiguous(weight, "weight");
     check_contiguous(remainder, "remainder");
-    bool same = weight.dim() == remainder.dim();
-    for (int64_t d = 0; same && d < weight.dim(); ++d) same = weight.size(d) == remainder.size(d);
-    check(same, "remainder: got shape ", shape_text(remainder), ", wanted that of weight, ", shape_text(weight));
+    check(same_shape(weight, remainder), "remainder: got shape ", shape_text(remainder), ", wanted that of weight, ",
+          shape_text(weight));
     Tensor master = empty_like(weight, ScalarType::Float);
     optim::cpu::join(dtype_from(weight.scalar_type()), weight.const_data_ptr(),
                      static_cast<const int16_t*>(remainder.const_data_ptr()),
