@@ -21,21 +21,22 @@ def newest(path: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each provider of ours in each case, beside the fastest of the others."""
+    """One line for each provider of ours in each case, with every other one as a multiple of its time."""
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         cases.setdefault((row["case"], row.get("job", "")), []).append(row)
-    lines = ["| case | halfops | time | fastest other | time | other / halfops |", "|---|---|---|---|---|---|"]
+    lines = ["| case | halfops | time | the others, as multiples of that time |", "|---|---|---|---|"]
     for (case, job), group in cases.items():
         others = [row for row in group if not row["provider"].startswith("halfops")]
-        best = min(others, key=lambda row: float(row["ms"]), default=None)
         for row in group:
             if row in others:
                 continue
-            copy = f" ({row['of_copy']:.0%} of copy bandwidth)" if "of_copy" in row else ""
-            rival = f"{best['provider']} | {best['ms']:.3g} ms | {best['ms'] / row['ms']:.2f}" if best else "| |"
-            name = row["provider"].removeprefix("halfops").strip()
-            lines.append(f"| {case}{': ' + job if job else ''} | {name} | {row['ms']:.3g} ms{copy} | {rival} |")
+            roof = f" ({row['of_copy']:.0%} of copy bandwidth)" if "of_copy" in row else ""
+            roof = f" ({row['gflops']:.0f} GFLOP/s)" if "gflops" in row else roof
+            beside = "; ".join(f"{other['provider']} **{other['ms'] / row['ms']:.2f}x**" for other in others)
+            name = row["provider"].removeprefix("halfops").strip() or job
+            title = f"{case}: {job}" if job not in ("", name) else case
+            lines.append(f"| {title} | {name} | {row['ms']:.3g} ms{roof} | {beside} |")
     return lines
 
 

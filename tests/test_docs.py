@@ -62,7 +62,7 @@ def test_figures_are_a_view_of_the_newest_run(tmp_path):
     fast = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch b", "ms": 1.0}
     (tmp_path / "scale.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (old, ours, slow, fast)))
     text = figures.render(tmp_path)
-    assert "| fp16: norm | x | 2 ms (80% of copy bandwidth) | torch b | 1 ms | 0.50 |" in text
+    assert "| fp16: norm | x | 2 ms (80% of copy bandwidth) | torch a **3.50x**; torch b **0.50x** |" in text
     assert "old" not in text
     assert "a CPU, 2 threads, torch 2.13.0, commit abc" in text
     assert figures.render(tmp_path / "nowhere") == "Nothing has been recorded yet.\n"
