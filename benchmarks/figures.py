@@ -32,7 +32,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             if row in others:
                 continue
             roof = f" ({row['of_copy']:.0%} of copy bandwidth)" if "of_copy" in row else ""
-            roof = f" ({row['gflops']:.0f} GFLOP/s)" if "gflops" in row else roof
+            roof = f" ({row['gflop_per_s']:.0f} GFLOP/s)" if "gflop_per_s" in row else roof
             beside = "; ".join(f"{other['provider']} **{other['ms'] / row['ms']:.2f}x**" for other in others)
             name = row["provider"].removeprefix("halfops").strip() or job
             title = f"{case}: {job}" if job not in ("", name) else case

@@ -71,3 +71,10 @@ def test_figures_are_a_view_of_the_newest_run(tmp_path):
 def test_figures_need_their_marks():
     with pytest.raises(ValueError, match="found no <!-- figures"):
         figures.within("a page")
+
+
+def test_every_test_file_is_in_the_list():
+    """The table of tests/README.md names each file, or a pattern that covers it."""
+    patterns = re.findall(r"`(test_[\w*]+\.py)`", (ROOT / "tests" / "README.md").read_text())
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    assert [f.name for f in files if not any(f.match(pattern) for pattern in patterns)] == []
