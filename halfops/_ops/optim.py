@@ -71,7 +71,7 @@ def optim_step_(
     """
     if not params:
         return
-    ops.optim_step_(
+    ops.optim_step_.default(
         rule,
         list(params),
         list(grads),
