@@ -156,6 +156,18 @@ def test_state_dict_hooks_see_what_they_see_in_torch(device):
     assert len(other._optimizer_load_state_dict_pre_hooks) == len(other._optimizer_load_state_dict_post_hooks) == 1
 
 
+def test_state_of_no_parameter_is_carried_along(device):
+    params = parameters(weights(torch.float16, device))
+    optimizer = optim.AdamW(params)
+    run(optimizer, params, gradients(1, torch.float16, device))
+    saved = optimizer.state_dict()
+    saved["state"]["note"] = "resumed twice"
+    other = optim.AdamW(copies(params))
+    other.load_state_dict(saved)
+    run(other, other.param_groups[0]["params"], gradients(1, torch.float16, device))
+    assert other.state["note"] == "resumed twice"
+
+
 # -- between kinds of masters
 
 

@@ -104,7 +104,8 @@ class WorkList:
         self.entries = self._entries()
 
     def _entries(self) -> list[Any]:
-        return [value for entry in self.state.values() for value in entry.values()]
+        # torch lets state have keys that are no parameters; whatever they hold is not ours.
+        return [value for entry in self.state.values() if isinstance(entry, dict) for value in entry.values()]
 
     def holds(self, params: list[Tensor], rules: list[str], state: Any, present: list[bool]) -> bool:
         """Whether nothing changed that the lists depend on."""
