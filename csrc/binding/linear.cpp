@@ -15,28 +15,35 @@ using linear::Strided;
 
 // Torch's own products on memory that is ours. The shim calls the CPU kernel itself: no autograd, no autocast.
 Tensor blob(const Strided& m, ScalarType dtype) {
-    return torch::stable::from_blob(m.data, {m.rows, m.cols}, {m.row_stride, m.col_stride},
-                                    torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype);
+    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+    if (m.batch == 1) {
+        return torch::stable::from_blob(m.data, {m.rows, m.cols}, {m.row_stride, m.col_stride}, cpu, dtype);
+    }
+    return torch::stable::from_blob(m.data, {m.batch, m.rows, m.cols}, {m.batch_stride, m.row_stride, m.col_stride},
+                                    cpu, dtype);
+}
+
+// c = a b, or c = start + a b; start may be c, or a row that is repeated.
+void multiply(const Strided& a, const Strided& b, const Strided* start, const Strided& c, ScalarType dtype) {
+    const Tensor ta = blob(a, dtype), tb = blob(b, dtype), tc = blob(c, dtype);
+    const bool batched = c.batch > 1;
+    if (start == nullptr) {
+        const auto multiplied = batched ? aoti_torch_cpu_bmm_out : aoti_torch_cpu_mm_out;
+        TORCH_ERROR_CODE_CHECK(multiplied(tc.get(), ta.get(), tb.get()));
+    } else {
+        const Tensor from = start == &c ? tc : blob(*start, dtype);
+        const auto added = batched ? aoti_torch_cpu_baddbmm_out : aoti_torch_cpu_addmm_out;
+        TORCH_ERROR_CODE_CHECK(added(tc.get(), from.get(), ta.get(), tb.get(), 1.0, 1.0));
+    }
 }
 
 void product(const Strided& a, const Strided& b, const Strided& c, bool accumulate) {
-    const Tensor ta = blob(a, ScalarType::Float), tb = blob(b, ScalarType::Float), tc = blob(c, ScalarType::Float);
-    if (accumulate) {
-        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), tc.get(), ta.get(), tb.get(), 1.0, 1.0));
-    } else {
-        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
-    }
+    multiply(a, b, accumulate ? &c : nullptr, c, ScalarType::Float);
 }
 
 void product_bf16(const Strided& a, const Strided& b, const void* bias, const Strided& c) {
-    const auto dtype = ScalarType::BFloat16;
-    const Tensor ta = blob(a, dtype), tb = blob(b, dtype), tc = blob(c, dtype);
-    if (bias != nullptr) {
-        const Tensor row = blob({const_cast<void*>(bias), 1, c.cols, c.cols, 1}, dtype);
-        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(tc.get(), row.get(), ta.get(), tb.get(), 1.0, 1.0));
-    } else {
-        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(tc.get(), ta.get(), tb.get()));
-    }
+    const Strided row{const_cast<void*>(bias), 1, c.cols, c.cols, 1};
+    multiply(a, b, bias == nullptr ? nullptr : &row, c, ScalarType::BFloat16);
 }
 
 constexpr linear::Blas kTorchBlas = {&product, &product_bf16};
@@ -47,18 +54,12 @@ Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& 
 
 Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type(), like); }
 
-Matrix matrix_at(const Tensor& t, DType dtype, int64_t offset) {
-    const int64_t d = t.dim() - 2, bytes = t.element_size();
-    const int64_t rows = t.size(d), cols = t.size(d + 1);
-    return {static_cast<const char*>(t.const_data_ptr()) + offset * bytes,
-            dtype,
-            rows,
-            cols,
-            rows == 1 ? cols : t.stride(d),
-            cols == 1 ? 1 : t.stride(d + 1)};
+// The last two dimensions; of a batch, its first matrix.
+Matrix matrix_of(const Tensor& t, const std::string& name) {
+    const int64_t d = t.dim() - 2, rows = t.size(d), cols = t.size(d + 1);
+    const int64_t row_stride = rows == 1 ? cols : t.stride(d), col_stride = cols == 1 ? 1 : t.stride(d + 1);
+    return {t.const_data_ptr(), dtype_of(t, name), rows, cols, row_stride, col_stride};
 }
-
-Matrix matrix_of(const Tensor& t, const std::string& name) { return matrix_at(t, dtype_of(t, name), 0); }
 
 // out [M, N] contiguous = epilogue(a b)
 void gemm(const Matrix& a, const Matrix& b, Tensor& out, const linear::Epilogue& epilogue) {
@@ -223,7 +224,6 @@ Tensor matmul(Tensor input, Tensor other, std::optional<Tensor> c, double alpha,
     const ScalarType result = out_dtype.value_or(input.scalar_type());
     const Batches batches = check_matmul(input, other, c, result);
     check(c.has_value() || beta == 0.0, "c: got None with beta ", beta, ", wanted a tensor; or pass beta=0");
-    const DType dtype = dtype_of(input, "input");
     const int64_t rows = input.size(input.dim() - 2), cols = other.size(other.dim() - 1);
     std::vector<int64_t> shape = batches.shape;
     shape.push_back(rows);
@@ -231,39 +231,25 @@ Tensor matmul(Tensor input, Tensor other, std::optional<Tensor> c, double alpha,
     Tensor output = empty(shape, result, input);
     if (output.numel() == 0) return output;
 
-    const DType out = dtype_of(output, "output");
-    const Tensor added = c.has_value() && beta != 0.0 ? torch::stable::contiguous(*c) : Tensor();
+    const bool adds = c.has_value() && beta != 0.0;
+    const Tensor added = adds ? torch::stable::contiguous(*c) : Tensor();
     linear::Epilogue epilogue;
     epilogue.alpha = static_cast<float>(alpha);
     epilogue.beta = static_cast<float>(beta);
+    Matrix old{};
+    if (adds) {
+        old = {added.const_data_ptr(), dtype_of(added, "c"), output.numel() / cols, cols, cols, 1};
+        epilogue.c = &old;
+    }
     // Rows of a batch that meet one and the same matrix are rows of one product.
-    if (other.dim() == 2 && input.dim() > 2) {
-        const Rows a = rows_of(input, "input");
-        Matrix old{};
-        if (epilogue.beta != 0.0f) {
-            old = {added.const_data_ptr(), dtype_of(added, "c"), a.matrix.rows, cols, cols, 1};
-            epilogue.c = &old;
-        }
-        gemm(a.matrix, matrix_of(other, "other"), output, epilogue);
+    if (other.dim() == 2) {
+        gemm(rows_of(input, "input").matrix, matrix_of(other, "other"), output, epilogue);
         return output;
     }
-    for (size_t i = 0; i < batches.input.size(); ++i) {
-        const auto offset = static_cast<int64_t>(i) * rows * cols;
-        Matrix old{};
-        if (epilogue.beta != 0.0f) {
-            old = {static_cast<const char*>(added.const_data_ptr()) + offset * added.element_size(),
-                   dtype_of(added, "c"),
-                   rows,
-                   cols,
-                   cols,
-                   1};
-            epilogue.c = &old;
-        }
-        char* target = static_cast<char*>(output.mutable_data_ptr()) + offset * output.element_size();
-        linear::cpu::gemm({matrix_at(input, dtype, batches.input[i]), matrix_at(other, dtype, batches.other[i]), target,
-                           out, cols, epilogue},
-                          kTorchBlas, torch_parallel());
-    }
+    linear::cpu::gemm(
+        {matrix_of(input, "input"), matrix_of(other, "other"), output.mutable_data_ptr(), dtype_of(output, "output"),
+         cols, epilogue, static_cast<int64_t>(batches.input.size()), batches.input.data(), batches.other.data()},
+        kTorchBlas, torch_parallel());
     return output;
 }
 

@@ -7,10 +7,11 @@
 
 namespace halfops::linear {
 
-// A matrix in memory; strides count elements. Only what is written through is not const.
+// A matrix in memory, or `batch` of them; strides count elements.
 struct Strided {
     void* data;
     int64_t rows, cols, row_stride, col_stride;
+    int64_t batch = 1, batch_stride = 0;
 };
 
 struct Blas {

@@ -39,6 +39,11 @@ struct Problem {
     DType out_dtype;
     int64_t out_stride;
     Epilogue epilogue;
+    // `batch` products of this shape: operand i begins at data + offsets[i] elements. Their outputs, and c, are one
+    // matrix of batch * M rows.
+    int64_t batch = 1;
+    const int64_t* a_offsets = nullptr;
+    const int64_t* b_offsets = nullptr;
 };
 
 namespace cpu {

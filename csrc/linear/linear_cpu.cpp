@@ -84,16 +84,15 @@ struct Blocks {
 
 Blocks choose_blocks(const Problem& p) {
     constexpr int64_t kSide = 1024;
-    return {smaller(p.a.rows, kSide), smaller(p.b.cols, kSide), smaller(p.a.cols, kSide)};
+    // A few rows use each widened number a few times only: its panel had better stay in L2 until then.
+    const int64_t m = p.b.cols <= 32 ? kSide / 4 : kSide, n = p.a.rows <= 32 ? kSide / 4 : kSide;
+    return {smaller(p.a.rows, m), smaller(p.b.cols, n), smaller(p.a.cols, kSide)};
 }
 
-// A part of an operand as fp32: in place when it is fp32 already, else widened into `panel`, which keeps the operand's
-// memory order so that both sides of the copy run along rows.
-Strided fp32_part(const Matrix& m, int64_t row, int64_t col, int64_t rows, int64_t cols, float* panel,
-                  const Parallel& parallel) {
-    if (m.dtype == DType::f32) {
-        return {const_cast<void*>(at(m, row, col)), rows, cols, m.row_stride, m.col_stride};
-    }
+// A part of an operand, widened into `panel` in the operand's own memory order, so that both sides of the copy run
+// along rows.
+Strided widened(const Matrix& m, int64_t row, int64_t col, int64_t rows, int64_t cols, float* panel,
+                const Parallel& parallel) {
     const bool by_column = m.row_stride == 1 && m.col_stride != 1;
     const int64_t lines = by_column ? cols : rows, length = by_column ? rows : cols;
     const int64_t pitch = ceil_div(length, 16) * 16;
@@ -105,6 +104,13 @@ Strided fp32_part(const Matrix& m, int64_t row, int64_t col, int64_t rows, int64
         }
     });
     return by_column ? Strided{panel, rows, cols, 1, pitch} : Strided{panel, rows, cols, pitch, 1};
+}
+
+// The same, but in place when it is fp32 already.
+Strided fp32_part(const Matrix& m, int64_t row, int64_t col, int64_t rows, int64_t cols, float* panel,
+                  const Parallel& parallel) {
+    if (m.dtype != DType::f32) return widened(m, row, col, rows, cols, panel, parallel);
+    return {const_cast<void*>(at(m, row, col)), rows, cols, m.row_stride, m.col_stride};
 }
 
 int64_t panel_size(int64_t a, int64_t b) { return (a + 16) * (b + 16); }
@@ -147,24 +153,29 @@ bool trivial(const Epilogue& e) {
            e.activation == Activation::none && (e.c == nullptr || e.beta == 0.0f);
 }
 
+// An operand as it lies in memory, batch and all (see is_regular).
+Strided whole(const Matrix& m, int64_t batch, const int64_t* offsets) {
+    const int64_t step = batch > 1 ? offsets[1] - offsets[0] : 0;
+    return {const_cast<void*>(m.data), m.rows, m.cols, m.row_stride, m.col_stride, batch, step};
+}
+
 // fp32 in and out: one product straight into the output, which then is its own row of accumulators.
 void gemm_fp32(const Problem& p, const Blas& blas, const Parallel& parallel) {
-    const Strided a{const_cast<void*>(p.a.data), p.a.rows, p.a.cols, p.a.row_stride, p.a.col_stride};
-    const Strided b{const_cast<void*>(p.b.data), p.b.rows, p.b.cols, p.b.row_stride, p.b.col_stride};
-    blas.product(a, b, {p.out, a.rows, b.cols, p.out_stride, 1}, false);
+    const int64_t rows = p.a.rows, cols = p.b.cols;
+    blas.product(whole(p.a, p.batch, p.a_offsets), whole(p.b, p.batch, p.b_offsets),
+                 {p.out, rows, cols, p.out_stride, 1, p.batch, rows * p.out_stride}, false);
     if (!trivial(p.epilogue)) {
-        finish(p, 0, 0, a.rows, b.cols, static_cast<const float*>(p.out), p.out_stride, parallel);
+        finish(p, 0, 0, p.batch * rows, cols, static_cast<const float*>(p.out), p.out_stride, parallel);
     }
 }
 
 void gemm_bf16(const Problem& p, const Blas& blas, const Parallel& parallel) {
     const int64_t rows = p.a.rows, cols = p.b.cols;
     const Epilogue& e = p.epilogue;
-    const Strided a{const_cast<void*>(p.a.data), rows, p.a.cols, p.a.row_stride, p.a.col_stride};
-    const Strided b{const_cast<void*>(p.b.data), p.b.rows, cols, p.b.row_stride, p.b.col_stride};
     const bool apart = e.preact != nullptr;
-    const Strided z{apart ? e.preact : p.out, rows, cols, apart ? cols : p.out_stride, 1};
-    blas.product_bf16(a, b, e.bias, z);
+    const int64_t pitch = apart ? cols : p.out_stride;
+    const Strided z{apart ? e.preact : p.out, rows, cols, pitch, 1, p.batch, rows * pitch};
+    blas.product_bf16(whole(p.a, p.batch, p.a_offsets), whole(p.b, p.batch, p.b_offsets), e.bias, z);
     if (e.activation == Activation::none && !apart) return;
     // What remains runs on the rounded z.
     Problem rest = p;
@@ -209,25 +220,94 @@ void gemm_blocked(const Problem& p, const Blas& blas, const Parallel& parallel) 
     }
 }
 
+// Do the operands of a batch lie at equal distances?
+bool is_regular(int64_t batch, const int64_t* offsets) {
+    if (batch < 2) return true;
+    const int64_t step = offsets[1] - offsets[0];
+    for (int64_t i = 2; i < batch; ++i) {
+        if (offsets[i] - offsets[i - 1] != step) return false;
+    }
+    return step >= 0;
+}
+
+Matrix moved(Matrix m, int64_t elements) {
+    m.data = static_cast<const char*>(m.data) + elements * bytes_of(m.dtype);
+    return m;
+}
+
+// Many small matrices: some of them at a time, each widened by one thread, in one batched product.
+constexpr int64_t kSmall = 1 << 16;  // elements of the largest matrix of one product
+constexpr int64_t kGroup = 1 << 19;  // floats of each of the three blocks
+
+void gemm_grouped(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    const int64_t rows = p.a.rows, cols = p.b.cols, inner = p.a.cols;
+    const int64_t a_size = panel_size(rows, inner), b_size = panel_size(inner, cols), c_size = rows * cols;
+    const int64_t group = smaller(p.batch, larger(1, kGroup / larger(a_size, larger(b_size, c_size))));
+    static thread_local Workspace workspace;
+    float* a_panel = workspace.floats(group * (a_size + b_size + c_size));
+    float* b_panel = a_panel + group * a_size;
+    float* acc = b_panel + group * b_size;
+    for (int64_t first = 0; first < p.batch; first += group) {
+        const int64_t count = smaller(group, p.batch - first);
+        Strided a{}, b{};
+        parallel(count, larger(1, 16384 / (a_size + b_size)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const Matrix ma = moved(p.a, p.a_offsets[first + i]), mb = moved(p.b, p.b_offsets[first + i]);
+                const Strided wa = widened(ma, 0, 0, rows, inner, a_panel + i * a_size, serial());
+                const Strided wb = widened(mb, 0, 0, inner, cols, b_panel + i * b_size, serial());
+                if (i == 0) a = wa, b = wb;
+            }
+        });
+        a.batch = b.batch = count;
+        a.batch_stride = a_size;
+        b.batch_stride = b_size;
+        blas.product(a, b, {acc, rows, cols, cols, 1, count, c_size}, false);
+        finish(p, first * rows, 0, count * rows, cols, acc, cols, parallel);
+    }
+}
+
 // An empty sum: the epilogue of zeros.
 void gemm_empty(const Problem& p, const Parallel& parallel) {
     static constexpr float kZeros[256] = {};
     for (int64_t n = 0; n < p.b.cols; n += 256)
-        finish(p, 0, n, p.a.rows, smaller(256, p.b.cols - n), kZeros, 0, parallel);
+        finish(p, 0, n, p.batch * p.a.rows, smaller(256, p.b.cols - n), kZeros, 0, parallel);
+}
+
+void gemm_one(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    if (use_bf16_product(p)) return gemm_bf16(p, blas, parallel);
+    // With a c the accumulators are always apart, so that adding into c itself and into a copy give the same bits.
+    const bool fp32 = p.a.dtype == DType::f32 && p.out_dtype == DType::f32;
+    if (fp32 && p.epilogue.c == nullptr) return gemm_fp32(p, blas, parallel);
+    gemm_blocked(p, blas, parallel);
+}
+
+void gemm_batch(const Problem& p, const Blas& blas, const Parallel& parallel) {
+    const int64_t rows = p.a.rows, cols = p.b.cols, inner = p.a.cols;
+    if (is_regular(p.batch, p.a_offsets) && is_regular(p.batch, p.b_offsets) && p.epilogue.c == nullptr) {
+        if (use_bf16_product(p)) return gemm_bf16(p, blas, parallel);
+        if (p.a.dtype == DType::f32 && p.out_dtype == DType::f32) return gemm_fp32(p, blas, parallel);
+    }
+    if (larger(rows * inner, larger(inner * cols, rows * cols)) <= kSmall) return gemm_grouped(p, blas, parallel);
+    for (int64_t i = 0; i < p.batch; ++i) {
+        Problem one{
+            moved(p.a, p.a_offsets[i]), moved(p.b, p.b_offsets[i]), p.out, p.out_dtype, p.out_stride, p.epilogue};
+        one.out = static_cast<char*>(p.out) + i * rows * p.out_stride * bytes_of(p.out_dtype);
+        Matrix c{};
+        if (p.epilogue.c != nullptr) {
+            c = moved(*p.epilogue.c, i * rows * p.epilogue.c->row_stride);
+            one.epilogue.c = &c;
+        }
+        gemm_one(one, blas, parallel);
+    }
 }
 
 }  // namespace
 
 void gemm(const Problem& problem, const Blas& blas, const Parallel& parallel) {
-    const Problem& p = problem;
-    if (p.a.rows == 0 || p.b.cols == 0) return;
-    if (p.a.cols == 0) return gemm_empty(p, parallel);
-    if (use_bf16_product(p)) return gemm_bf16(p, blas, parallel);
-    // With a c the accumulators are always apart, so that adding into c itself and into a copy give the same bits.
-    if (p.a.dtype == DType::f32 && p.out_dtype == DType::f32 && p.epilogue.c == nullptr) {
-        return gemm_fp32(p, blas, parallel);
-    }
-    gemm_blocked(p, blas, parallel);
+    if (problem.batch * problem.a.rows == 0 || problem.b.cols == 0) return;
+    if (problem.a.cols == 0) return gemm_empty(problem, parallel);
+    if (problem.batch > 1) return gemm_batch(problem, blas, parallel);
+    gemm_one(problem, blas, parallel);
 }
 
 }  // namespace halfops::linear::cpu
