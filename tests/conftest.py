@@ -44,3 +44,14 @@ def _same_variant_after():
 @pytest.fixture(params=[pytest.param(d, marks=pytest.mark.cuda) if d == "cuda" else d for d in DEVICES])
 def device(request):
     return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _kernel_on_device(request):
+    """A module that says `NEEDS_KERNEL = "op"` is skipped on a device for which that op has no kernel (yet)."""
+    name = getattr(request.module, "NEEDS_KERNEL", None)
+    if name is None or "device" not in request.fixturenames:
+        return
+    key = request.getfixturevalue("device").type.upper()
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", key):
+        pytest.skip(f"{name} has no {key} kernel in this build")

@@ -15,6 +15,8 @@ from halfops._ops import linear as ops
 from halfops._ops import pointwise
 from halfops.reference import linear as reference
 
+NEEDS_KERNEL = "linear"
+
 
 def leaf(*shape, dtype=torch.float64, device="cpu", scale=1.0):
     return (torch.randn(shape, device=device) * scale).to(dtype).requires_grad_()

@@ -15,6 +15,8 @@ import halfops
 import halfops.functional as H
 from halfops._ops import pointwise
 
+NEEDS_KERNEL = "linear"
+
 OPS = torch.ops.halfops
 
 
@@ -63,6 +65,14 @@ def test_opcheck_in_place(kind, device):
     t = operands(kind, torch.bfloat16, device)
     plain = {name: layout(v.detach(), "plain") for name, v in t.items()}
     torch.library.opcheck(OPS.linear_wgrad_.default, (plain["dw"], plain["dz"], plain["x"]))
+
+
+def test_saved_preactivations_carry_no_gradient(device):
+    """They are what backward works from; a gradient through them would not reach the input."""
+    t = operands("contiguous", torch.float16, device)
+    y, z = OPS.linear(t["x"], t["w"], t["b"], None, "gelu", True)
+    h, gate, up = OPS.gated_linear(t["x"], t["w"], t["w2"], None, None, "silu", True)
+    assert [v.requires_grad for v in (y, z, h, gate, up)] == [True, False, True, False, False]
 
 
 def test_every_op_is_covered():

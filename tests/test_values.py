@@ -10,6 +10,8 @@ from cases.linear import CASES
 
 from halfops._ops import ops
 
+NEEDS_KERNEL = "linear"
+
 
 def each_case(cases: list[Case] = CASES):
     pairs = [pytest.param(c, d, id=f"{c.name}-{str(d)[6:]}") for c in cases for d in c.dtypes]
