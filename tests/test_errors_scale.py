@@ -252,6 +252,16 @@ def test_load_state_dict_names_what_is_missing() -> None:
         scaler.load_state_dict(state)
 
 
+@pytest.mark.parametrize("scale", [0.0, math.inf, math.nan])
+def test_load_state_dict_refuses_what_is_no_scale(scale: float) -> None:
+    """Where torch's scaler ends when overflows do not: loaded, it would turn every weight into NaN."""
+    scaler = GradScaler("cpu")
+    before = scaler.state_dict()
+    with pytest.raises(ValueError, match=r"GradScaler: scale: got .*, wanted a finite number above 0"):
+        scaler.load_state_dict({**before, "scale": scale, "skipped_steps": 3})
+    assert scaler.state_dict() == before
+
+
 @pytest.mark.parametrize("explicit", [False, True], ids=["step", "unscale_"])
 @pytest.mark.parametrize("named", [False, True])
 def test_a_gradient_that_cannot_be_checked_is_named_before_any_other_is_changed(named: bool, explicit: bool) -> None:

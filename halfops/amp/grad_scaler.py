@@ -310,6 +310,7 @@ class GradScaler(torch.amp.GradScaler):
 
         Raises:
             RuntimeError: an empty state (from a disabled scaler), or one that lacks some of torch's entries.
+            ValueError: a scale that is no finite number above 0; torch's scaler can end at 0.
         """
         if not self._enabled:
             return
@@ -320,6 +321,8 @@ class GradScaler(torch.amp.GradScaler):
                 f"GradScaler.load_state_dict: got a state without {', '.join(missing)}, wanted one from the "
                 "state_dict() of halfops.amp.GradScaler or torch.amp.GradScaler; load that entry of the checkpoint."
             )
+        if state_dict:
+            _check_scale_value("scale", state_dict["scale"])
         super().load_state_dict(state_dict)
         self._min_scale = state_dict.get("min_scale", self._min_scale)
         self._max_scale = state_dict.get("max_scale", self._max_scale)
