@@ -47,3 +47,12 @@ def test_no_worse_than_torch(case, dtype, device):
     for ours, theirs, value in zip(as_tuple(case.op(*inputs)), as_tuple(case.peer(*inputs)), wanted, strict=True):
         rounding = UNIT[ours.dtype] * value.norm()
         assert (ours.double() - value).norm() <= (theirs.double() - value).norm() + rounding
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float64(case, device):
+    """float64 goes to torch's ops, and gives what the reference gives."""
+    inputs = case.inputs(torch.float64, device)
+    for result, value in zip(as_tuple(case.op(*inputs)), as_tuple(case.reference(*inputs)), strict=True):
+        wanted = value if result.dtype == torch.float64 else value.to(result.dtype)
+        torch.testing.assert_close(result, wanted, rtol=4 * UNIT[result.dtype], atol=1e-12)

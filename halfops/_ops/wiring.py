@@ -2,7 +2,7 @@
 
 Every differentiable op is declared by one `differentiable(...)` call, which binds the same (setup, backward) pair to
 the dispatcher's op and to an autograd.Function around its composition in torch (`composed.py`). A call takes the
-composition when all its tensors are float64, or when their device has no kernel of ours.
+composition when its operands are float64, or when their device has no kernel of ours.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ def _has_kernel(name: str, device: str) -> bool:
 
 
 def _native(tensors: Sequence[Any], devices: frozenset[str]) -> bool:
-    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes."""
-    present = [t for t in tensors if isinstance(t, Tensor)]
+    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes.
+
+    The operands decide, which are the first two; a float64 product may be added to a float32 tensor.
+    """
+    present = [t for t in tensors if isinstance(t, Tensor)][:2]
     return present[0].device.type in devices and any(t.dtype is not torch.float64 for t in present)
 
 
