@@ -96,7 +96,7 @@ def test_bytes_a_parameter_are_those_of_the_formats(tmp_path):
     tasks = json.loads(file.read_text())["tasks"]
     names = ("weights", "gradients", "masters", "moments")
     wanted = {"fp32": (4, 4, 0), "amp": (4, 4, 0), "split": (2, 2, 2), "stochastic": (2, 2, 0), "nearest": (2, 2, 0)}
-    for task, moments in (("digits-adamw", 8), ("digits-sgd", 4), ("digits-small-steps", 0)):
+    for task, moments in (("digits-adamw", 8), ("digits-sgd", 4), ("digits-small-steps", 4)):
         for arm, rest in wanted.items():
             parts = tasks[task]["arms"][arm]["bytes_per_parameter"]
             # One step count a tensor is the rest: a few bytes over tens of thousands of parameters.
@@ -233,6 +233,14 @@ def _result(fp32, other, *, higher_is_better):
 def test_the_verdict_follows_from_the_figures(fp32, other, higher_is_better, word):
     found = compare(_result(fp32, other, higher_is_better=higher_is_better), ARM["split"])
     assert found.word == word
+
+
+def test_a_difference_with_every_seed_is_told():
+    """Far within the spread of fp32's seeds, but below fp32 with each of them."""
+    split = ARM["split"]
+    assert compare(_result((90.0, 95.0), (89.9, 94.9), higher_is_better=True), split).every_seed == "worse"
+    assert compare(_result((2.0, 2.5), (1.9, 2.4), higher_is_better=False), split).every_seed == "better"
+    assert compare(_result((90.0, 95.0), (90.0, 94.0), higher_is_better=True), split).every_seed == ""
 
 
 def test_one_seed_has_no_spread_and_hence_no_verdict():

@@ -46,7 +46,7 @@ RECIPES: Mapping[str, Recipe] = {
     "digits-adamw": Recipe(
         "AdamW", "adamw", 2e-3, steps=400, batch=128, options={"weight_decay": 0.01}, final_rate=0.1
     ),
-    "digits-small-steps": Recipe("very small steps", "sgd", 1e-3, steps=1000, batch=32),
+    "digits-small-steps": Recipe("very small steps", "sgd", 1.5e-4, steps=2000, batch=16, options={"momentum": 0.9}),
     "text": Recipe(
         "AdamW",
         "adamw",
@@ -60,6 +60,6 @@ RECIPES: Mapping[str, Recipe] = {
         effort=20,
     ),
 }
-QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 150, "digits-adamw": 120, "digits-small-steps": 300, "text": 40}
+QUICK_STEPS: Mapping[str, int] = {"digits-sgd": 150, "digits-adamw": 120, "digits-small-steps": 500, "text": 40}
 
 _NAMES = {"sgd": "SGD", "adamw": "AdamW"}

@@ -13,12 +13,16 @@ from halfops.study.study import StudyResult, TaskResult
 class Comparison:
     """An arm against fp32 on one task: `gain` > 0 when the arm is better, `spread` is fp32's best minus worst seed.
 
+    `every_seed` is "better" or "worse" where the arm is so with each seed, "" otherwise: seeds share weights and data,
+    and a small difference that is always the same way shows there first.
+
     An arm is within the spread when |gain| <= spread. With three seeds of deviation s the difference of two means has
     the standard error 0.8 s and the spread is about 1.7 s: `within` says that the difference is less than two errors.
     """
 
     gain: float
     spread: float
+    every_seed: str
 
     @property
     def within(self) -> bool:
@@ -36,8 +40,11 @@ def compare(task: TaskResult, arm: Arm) -> Comparison | None:
     if BASELINE.key not in task.runs or len(task.runs[BASELINE.key]) < 2:
         return None
     baseline, other = task.final(BASELINE), task.final(arm)
-    gain = other.mean - baseline.mean if task.higher_is_better else baseline.mean - other.mean
-    return Comparison(gain, baseline.high - baseline.low)
+    sign = 1 if task.higher_is_better else -1
+    pairs = zip(task.runs[BASELINE.key], task.runs[arm.key], strict=True)
+    gains = [sign * (run.final - fp32.final) for fp32, run in pairs]
+    every_seed = "better" if min(gains) > 0 else "worse" if max(gains) < 0 else ""
+    return Comparison(sign * (other.mean - baseline.mean), baseline.high - baseline.low, every_seed)
 
 
 def verdict(study: StudyResult) -> dict[str, list[str]]:
@@ -59,14 +66,16 @@ def _precision(task: TaskResult) -> list[str]:
         ("better", f"Better than fp32 by more than its spread {span}"),
         ("worse", f"Worse than fp32 by more than its spread {span}"),
     ):
-        arms = [f"{arm.title} ({_signed(c.gain)})" for arm, c in found if c.word == word]
+        arms = [f"{arm.title} ({_signed(c)})" for arm, c in found if c.word == word]
         if arms:
             lines.append(f"{phrase}: {'; '.join(arms)}.")
     return lines
 
 
-def _signed(gain: float) -> str:
-    return f"{gain:+.2g}" if math.isfinite(gain) else "diverged"
+def _signed(found: Comparison) -> str:
+    if not math.isfinite(found.gain):
+        return "diverged"
+    return f"{found.gain:+.2g}" + (f", {found.every_seed} with every seed" if found.every_seed else "")
 
 
 def _updates(task: TaskResult) -> list[str]:
