@@ -23,7 +23,7 @@ Tensor blob(const Strided& m, ScalarType dtype) {
                                     cpu, dtype);
 }
 
-// c = a b, or c = start + a b; start may be c, or a row that is repeated.
+// c = a b (+ start)
 void multiply(const Strided& a, const Strided& b, const Strided* start, const Strided& c, ScalarType dtype) {
     const Tensor ta = blob(a, dtype), tb = blob(b, dtype), tc = blob(c, dtype);
     const bool batched = c.batch > 1;
@@ -31,7 +31,8 @@ void multiply(const Strided& a, const Strided& b, const Strided* start, const St
         const auto multiplied = batched ? aoti_torch_cpu_bmm_out : aoti_torch_cpu_mm_out;
         TORCH_ERROR_CODE_CHECK(multiplied(tc.get(), ta.get(), tb.get()));
     } else {
-        const Tensor from = start == &c ? tc : blob(*start, dtype);
+        // One and the same tensor tells torch to accumulate in place.
+        const Tensor from = start->data == c.data ? tc : blob(*start, dtype);
         const auto added = batched ? aoti_torch_cpu_baddbmm_out : aoti_torch_cpu_addmm_out;
         TORCH_ERROR_CODE_CHECK(added(tc.get(), from.get(), ta.get(), tb.get(), 1.0, 1.0));
     }
@@ -41,9 +42,8 @@ void product(const Strided& a, const Strided& b, const Strided& c, bool accumula
     multiply(a, b, accumulate ? &c : nullptr, c, ScalarType::Float);
 }
 
-void product_bf16(const Strided& a, const Strided& b, const void* bias, const Strided& c) {
-    const Strided row{const_cast<void*>(bias), 1, c.cols, c.cols, 1};
-    multiply(a, b, bias == nullptr ? nullptr : &row, c, ScalarType::BFloat16);
+void product_bf16(const Strided& a, const Strided& b, const Strided* start, const Strided& c) {
+    multiply(a, b, start, c, ScalarType::BFloat16);
 }
 
 constexpr linear::Blas kTorchBlas = {&product, &product_bf16};

@@ -17,8 +17,9 @@ struct Strided {
 struct Blas {
     // c = a b, or c += a b, in fp32: c has unit column stride.
     void (*product)(const Strided& a, const Strided& b, const Strided& c, bool accumulate);
-    // c = round(a b + bias) in bf16 with fp32 accumulation; bias [N] may be null.
-    void (*product_bf16)(const Strided& a, const Strided& b, const void* bias, const Strided& c);
+    // c = round(a b + start) in bf16 with fp32 accumulation and one rounding. start is null, or [1, N] for every row,
+    // or [M, N] and then it may be c.
+    void (*product_bf16)(const Strided& a, const Strided& b, const Strided* start, const Strided& c);
 };
 
 }  // namespace halfops::linear

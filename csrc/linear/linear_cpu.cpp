@@ -37,13 +37,19 @@ bool has_bf16_instructions() {
 #endif
 }
 
-// bf16 operands go to torch's bf16 product as they are when nothing is lost by it: its result is rounded to bf16 once,
-// where this epilogue rounds too (the pre-activation), or would round again just as torch's own two ops do (the
-// activation gradient). Everything else needs the fp32 accumulator and is widened.
+// bf16 operands go to torch's bf16 product as they are, four times as fast, when the epilogue allows it. That product
+// adds one thing (a bias or a c) and rounds once: at the pre-activation, where this epilogue rounds too, or at the end.
+// For the activation gradient it is one rounding more than ours, as in torch's two ops. A bias and a c without an
+// activation between them, a factor, another dtype, a CPU without such instructions: those need the fp32 accumulator
+// and are widened.
 bool use_bf16_product(const Problem& p) {
     const Epilogue& e = p.epilogue;
+    const bool adds = e.c != nullptr && e.beta != 0.0f;
+    const bool rounds_before = e.activation != Activation::none;
+    const bool c_fits = !adds || (e.beta == 1.0f && e.c->dtype == DType::bf16 &&
+                                  (rounds_before || (e.bias == nullptr && e.preact == nullptr)));
     return has_bf16_instructions() && p.a.dtype == DType::bf16 && p.b.dtype == DType::bf16 &&
-           p.out_dtype == DType::bf16 && p.a.cols > 0 && e.alpha == 1.0f && e.c == nullptr;
+           p.out_dtype == DType::bf16 && p.a.cols > 0 && e.alpha == 1.0f && c_fits;
 }
 
 int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
@@ -75,17 +81,18 @@ class Workspace {
     int64_t capacity_ = 0;
 };
 
-// An fp32 panel of each operand, and the block of accumulators that they are multiplied into: 4 MB each. Widening costs
-// little beside 2 * 1024 operations for each element, and the borrowed product runs at full speed on blocks like this;
-// smaller ones (512 x 256) lost 5 to 10 %, larger ones gained nothing and leave the cache.
+// An fp32 panel of each operand, and the block of accumulators that they are multiplied into: at most 4 MB each.
+// Widening costs little beside 2 * 1024 operations for each element, and the borrowed product runs at full speed on
+// such blocks; 512 x 256 lost 5 to 10 %, more than 1024 gained nothing.
 struct Blocks {
     int64_t m, n, k;
 };
 
 Blocks choose_blocks(const Problem& p) {
-    constexpr int64_t kSide = 1024;
-    // A few rows use each widened number a few times only: its panel had better stay in L2 until then.
-    const int64_t m = p.b.cols <= 32 ? kSide / 4 : kSide, n = p.a.rows <= 32 ? kSide / 4 : kSide;
+    constexpr int64_t kSide = 1024, kFew = 256;
+    // Few rows use each widened number a few times only, so its panel had better still be in L2: at (128, 3072, 768)
+    // that is 15 %.
+    const int64_t m = p.b.cols <= kFew ? kFew : kSide, n = p.a.rows <= kFew ? kFew : kSide;
     return {smaller(p.a.rows, m), smaller(p.b.cols, n), smaller(p.a.cols, kSide)};
 }
 
@@ -172,10 +179,18 @@ void gemm_fp32(const Problem& p, const Blas& blas, const Parallel& parallel) {
 void gemm_bf16(const Problem& p, const Blas& blas, const Parallel& parallel) {
     const int64_t rows = p.a.rows, cols = p.b.cols;
     const Epilogue& e = p.epilogue;
-    const bool apart = e.preact != nullptr;
+    const bool apart = e.preact != nullptr, adds = e.c != nullptr && e.beta != 0.0f;
+    const bool only_adds = adds && e.activation == Activation::none;
     const int64_t pitch = apart ? cols : p.out_stride;
     const Strided z{apart ? e.preact : p.out, rows, cols, pitch, 1, p.batch, rows * pitch};
-    blas.product_bf16(whole(p.a, p.batch, p.a_offsets), whole(p.b, p.batch, p.b_offsets), e.bias, z);
+    const Strided bias{const_cast<void*>(e.bias), 1, cols, cols, 1};
+    const Strided* start = e.bias == nullptr ? nullptr : &bias;
+    Strided c{};
+    if (only_adds) {
+        c = {const_cast<void*>(e.c->data), rows, cols, e.c->row_stride, e.c->col_stride};
+        start = &c;
+    }
+    blas.product_bf16(whole(p.a, p.batch, p.a_offsets), whole(p.b, p.batch, p.b_offsets), start, z);
     if (e.activation == Activation::none && !apart) return;
     // What remains runs on the rounded z.
     Problem rest = p;
