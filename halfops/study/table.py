@@ -15,7 +15,7 @@ ms/step      median, from zero_grad to the scale update
 same bits    updates (weights with a non-zero gradient) that changed no bit of the weight as matrix products read it
 ...kept      and of the weight as it is kept: the master, where there is one
 skipped      steps that overflowed, a run
-All fp16 arms, halfops' and AMP, scale their losses. In fp32 everywhere: the loss, LayerNorm's statistics, the sums of the
+All fp16 arms, AMP included, scale their losses. In fp32 everywhere: the loss, LayerNorm's statistics, the sums of the
 embedding's gradient, optimizer state, and in halfops' arms on a CPU the attention core. AMP's fp16 copies of weights,
 which live from forward to backward, are not among its bytes."""
 
