@@ -44,7 +44,7 @@ def draw(study: StudyResult, path: Path) -> Path:
     )
     grid = halves[0].subgridspec(rows, columns, wspace=0.2, hspace=0.42)
     for i, task in enumerate(tasks):
-        curve, end = grid[i // 2, i % 2].subgridspec(1, 2, width_ratios=(2.5, 1), wspace=0.32)
+        curve, end = grid[i // 2, i % 2].subgridspec(1, 2, width_ratios=(2.5, 1), wspace=0.4)
         _curves(_axes(figure, curve), task)
         _ends(_axes(figure, end), task)
     costs = halves[1].subgridspec(3, 1, hspace=0.56)

@@ -75,7 +75,9 @@ def _precision(task: TaskResult) -> list[str]:
 def _signed(found: Comparison) -> str:
     if not math.isfinite(found.gain):
         return "diverged"
-    return f"{found.gain:+.2g}" + (f", {found.every_seed} with every seed" if found.every_seed else "")
+    # A twentieth of the spread: less than that interests nobody, whichever way it points.
+    tell = found.every_seed and abs(found.gain) > found.spread / 20
+    return f"{found.gain:+.2g}" + (f", {found.every_seed} with every seed" if tell else "")
 
 
 def _updates(task: TaskResult) -> list[str]:
