@@ -2,7 +2,7 @@
 # a second call does only what has changed. Nothing outside this folder is touched.
 #
 #   make test TORCH='torch==2.13.0'    another torch requirement
-#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu    the small CPU build of torch
+#   make test TORCH_INDEX=URL          another package index for torch alone, as that of its CPU builds
 #   make test FORCE_CUDA=1             also compile the CUDA kernels when torch is a CPU build
 #   make test PYTEST='-k optim -x'     options for pytest; likewise DEMO=--quick, BENCH='linear --quick'
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import halfops
 from halfops._ops.registry import has_kernel
 
-from .harness import copy_bandwidth, interleave, options, record
+from .harness import beside_copy, options, record
 
 HYPER: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
 MAX_NORM = 1.0
@@ -119,21 +119,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"optim: no optimizer step on {device.type} in this build yet")
         return 0
     quick = arguments.quick
-    bandwidth = copy_bandwidth(device, 40 if quick else 400)
-    print(f"copy bandwidth of {device}: {bandwidth / 1e9:.1f} GB/s (read + written)")
     rows = []
     numel = int(arguments.numel or (2e6 if quick else 50e6))
     for case, shapes, made in cases(numel, 500 if quick else 10_000, device):
         count = sum(torch.Size(shape).numel() for shape in shapes)
         print(f"\n{case}")
-        # The roof is measured among them, so that a busy machine lowers both.
-        source = torch.ones(max(1, count * 4), dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        jobs = {"copy": lambda source=source, target=target: target.copy_(source)}
-        jobs |= {name: provider.step for name, provider in made.items()}
-        timings = interleave(jobs, rounds=5 if quick else 15, seconds=5 if quick else 40)
-        roof = 2 * source.numel() / timings.pop("copy").median
-        print(f"  copy among them: {roof / 1e9:.1f} GB/s")
+        steps = {name: provider.step for name, provider in made.items()}
+        timings, roof = beside_copy(
+            steps, device, megabytes=40 if quick else 400, rounds=5 if quick else 15, seconds=5 if quick else 40
+        )
+        print(f"  copy among them: {roof / 1e9:.1f} GB/s (read + written)")
         first = next(iter(timings.values()))
         for name, timing in timings.items():
             rate = made[name].bytes_per_param * count / timing.median

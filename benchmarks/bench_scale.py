@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halfops._ops import scale as ops
 
-from .harness import copy_bandwidth, interleave, options, record
+from .harness import beside_copy, options, record
 
 Providers = dict[str, Callable[[], Any]]
 
@@ -100,17 +100,18 @@ def cases(quick: bool, device: torch.device) -> list[tuple[str, list[Tensor]]]:
 def main(argv: list[str] | None = None) -> int:
     arguments = options(__doc__ or "").parse_args(argv)
     device = torch.device(arguments.device)
-    bandwidth = copy_bandwidth(device, 40 if arguments.quick else 400)
-    print(f"copy bandwidth of {device}: {bandwidth / 1e9:.1f} GB/s (read + written)")
+    quick = arguments.quick
     rows = []
-    for case, gradients in cases(arguments.quick, device):
+    for case, gradients in cases(quick, device):
         size = sum(g.numel() * g.element_size() for g in gradients)
         print(f"\n{case}: {size / 1e6:.1f} MB")
         for job, (passes, providers) in jobs(gradients).items():
             if not available(job, device):
                 print(f"  {job}: not on {device.type} yet")
                 continue
-            timings = interleave(providers, rounds=5 if arguments.quick else 15, seconds=8)
+            timings, bandwidth = beside_copy(
+                providers, device, megabytes=40 if quick else 400, rounds=5 if quick else 15, seconds=8
+            )
             ours = next(iter(timings.values()))
             for provider, timing in timings.items():
                 rate = passes * size / timing.median

@@ -1,17 +1,28 @@
-"""README's table of measured figures, from the newest lines of results/*.jsonl: `python -m benchmarks.figures`."""
+"""The pages' tables of measured figures, from the newest lines of results/*.jsonl: `python -m benchmarks.figures`.
+
+README shows the cases that HEADLINES names, docs/measured.md all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- figures: [^\n]*-->\n)(.*?)(<!-- end of figures -->)", re.S)
 SUBJECTS = {"linear": "Linear layers", "optim": "Optimizer step", "scale": "Gradient checks"}
+# Matched with "case: job". One token is where torch wins: a front page without its loss would not be honest.
+HEADLINES = {
+    "linear": r"(square|mlp up|one token).*: forward",
+    "optim": r"M in",
+    "scale": r"50 x.*: (flag \+ norm|before a clipped step)",
+}
+PAGES = {ROOT / "README.md": HEADLINES, ROOT / "docs" / "measured.md": dict.fromkeys(SUBJECTS, "")}
 
 
 def newest(path: Path) -> list[dict[str, Any]]:
@@ -25,7 +36,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         cases.setdefault((row["case"], row.get("job", "")), []).append(row)
-    lines = ["| case | halfops | time | the others, as multiples of that time |", "|---|---|---|---|"]
+    lines = ["| case | halfops | median [quartiles] | the others, as multiples of that time |", "|---|---|---|---|"]
     for (case, job), group in cases.items():
         others = [row for row in group if not row["provider"].startswith("halfops")]
         for row in group:
@@ -36,15 +47,17 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             beside = "; ".join(f"{other['provider']} **{other['ms'] / row['ms']:.2f}x**" for other in others)
             name = row["provider"].removeprefix("halfops").strip() or job
             title = f"{case}: {job}" if job not in ("", name) else case
-            lines.append(f"| {title} | {name} | {row['ms']:.3g} ms{roof} | {beside} |")
+            spread = f"[{row['ms_low']:.3g}, {row['ms_high']:.3g}]"
+            lines.append(f"| {title} | {name} | {row['ms']:.3g} ms {spread}{roof} | {beside} |")
     return lines
 
 
-def render(results: Path) -> str:
-    """All subjects; a sentence where nothing has been recorded."""
+def render(results: Path, chosen: Mapping[str, str]) -> str:
+    """All subjects, of each the cases that match; a sentence where nothing has been recorded."""
     parts = []
     for subject, title in SUBJECTS.items():
-        rows = newest(results / f"{subject}.jsonl")
+        every = newest(results / f"{subject}.jsonl")
+        rows = [row for row in every if re.search(chosen[subject], f"{row['case']}: {row.get('job', '')}")]
         if rows:
             where = (
                 f"{rows[0]['cpu']}, {rows[0]['threads']} threads, torch {rows[0]['torch']}, commit {rows[0]['commit']}"
@@ -62,9 +75,11 @@ def within(text: str) -> str:
 
 
 def main() -> int:
-    text = README.read_text()
-    within(text)
-    README.write_text(MARKED.sub(lambda found: f"{found[1]}\n{render(RESULTS).strip()}\n\n{found[3]}", text))
+    for page, chosen in PAGES.items():
+        text = page.read_text()
+        within(text)
+        table = render(RESULTS, chosen).strip()
+        page.write_text(MARKED.sub(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[3]}", text))
     return 0
 
 

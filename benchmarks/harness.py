@@ -78,12 +78,18 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def copy_bandwidth(device: torch.device | str = "cpu", megabytes: int = 400) -> float:
-    """Bytes per second (read + written) of the best of several large torch copies on this machine."""
-    source = torch.ones(megabytes * 1_000_000 // 4, device=device)
+def beside_copy(
+    providers: Mapping[str, Callable[[], Any]], device: torch.device, *, megabytes: int, rounds: int, seconds: float
+) -> tuple[dict[str, Timing], float]:
+    """interleave() with a large copy among the providers: their timings, and the bytes a second that it read and wrote.
+
+    Among them, because the bandwidth of a shared machine moves from one second to the next, for all alike.
+    """
+    source = torch.ones(megabytes * 1_000_000, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    timing = interleave({"copy": lambda: target.copy_(source)}, rounds=9)["copy"]
-    return 2 * source.numel() * 4 / timing.median
+    everyone = {"copy": lambda: target.copy_(source), **providers}
+    timings = interleave(everyone, rounds=rounds, seconds=seconds)
+    return timings, 2 * source.numel() / timings.pop("copy").median
 
 
 def machine() -> dict[str, Any]:

@@ -50,22 +50,26 @@ def test_named_files_exist(page):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_figures_in_the_readme_come_from_the_results():
-    assert figures.within((ROOT / "README.md").read_text()) == figures.render(figures.RESULTS).strip()
+@pytest.mark.parametrize(("page", "chosen"), figures.PAGES.items(), ids=[page.name for page in figures.PAGES])
+def test_figures_on_the_pages_come_from_the_results(page, chosen):
+    assert figures.within(page.read_text()) == figures.render(figures.RESULTS, chosen).strip()
 
 
 def test_figures_are_a_view_of_the_newest_run(tmp_path):
     machine = {"cpu": "a CPU", "gpu": None, "threads": 2, "torch": "2.13.0", "commit": "abc"}
     old = {"time": "1", **machine, "case": "old", "provider": "halfops x", "ms": 9.0}
     ours = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "halfops x", "ms": 2.0, "of_copy": 0.8}
+    ours |= {"ms_low": 1.9, "ms_high": 2.25}
+    other = {**ours, "case": "bf16"}
     slow = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch a", "ms": 7.0}
     fast = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch b", "ms": 1.0}
-    (tmp_path / "scale.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (old, ours, slow, fast)))
-    text = figures.render(tmp_path)
-    assert "| fp16: norm | x | 2 ms (80% of copy bandwidth) | torch a **3.50x**; torch b **0.50x** |" in text
+    (tmp_path / "scale.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (old, ours, slow, fast, other)))
+    text = figures.render(tmp_path, {**figures.HEADLINES, "scale": "fp16: norm"})
+    assert "| fp16: norm | x | 2 ms [1.9, 2.25] (80% of copy bandwidth) | torch a **3.50x**; torch b **0.50x** |" in text
     assert "old" not in text
+    assert "bf16" not in text
     assert "a CPU, 2 threads, torch 2.13.0, commit abc" in text
-    assert figures.render(tmp_path / "nowhere") == "Nothing has been recorded yet.\n"
+    assert figures.render(tmp_path / "nowhere", figures.HEADLINES) == "Nothing has been recorded yet.\n"
 
 
 def test_figures_need_their_marks():
