@@ -65,7 +65,9 @@ def test_figures_are_a_view_of_the_newest_run(tmp_path):
     fast = {"time": "2", **machine, "case": "fp16", "job": "norm", "provider": "torch b", "ms": 1.0}
     (tmp_path / "scale.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (old, ours, slow, fast, other)))
     text = figures.render(tmp_path, {**figures.HEADLINES, "scale": "fp16: norm"})
-    assert "| fp16: norm | x | 2 ms [1.9, 2.25] (80% of copy bandwidth) | torch a **3.50x**; torch b **0.50x** |" in text
+    assert (
+        "| fp16: norm | x | 2 ms [1.9, 2.25] (80% of copy bandwidth) | torch a **3.50x**; torch b **0.50x** |" in text
+    )
     assert "old" not in text
     assert "bf16" not in text
     assert "a CPU, 2 threads, torch 2.13.0, commit abc" in text
