@@ -111,6 +111,37 @@ def test_flag_at_every_position(variant: str, dtype: torch.dtype, bad: float) ->
             assert ops.grad_stats([guarded[start:stop]]).found_inf.item() == 0
 
 
+# Below a vector, around one, and enough that every thread of a persistent grid takes several turns.
+@pytest.mark.parametrize("numel", [1, 7, 8, 9, 33, 4099, 3_000_017])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flag_on_each_device(device: torch.device, dtype: torch.dtype, numel: int) -> None:
+    """Heads, vectors and tails at every offset; non-finite neighbours before and behind; last of several tensors."""
+    for offset in range(9):
+        guarded = torch.full((numel + 18,), math.nan, dtype=dtype, device=device)
+        inside = guarded[offset : offset + numel]
+        inside.fill_(torch.finfo(dtype).max)
+        tensors = [torch.ones(5, device=device), torch.empty(0, device=device), inside]
+        assert functional.nonfinite_check(tensors).item() == 0
+        for place in {0, numel // 2, numel - 1}:
+            for bad in (math.inf, -math.inf, math.nan):
+                kept = inside[place].clone()
+                inside[place] = bad
+                assert functional.nonfinite_check(tensors).item() == 1, (offset, place, bad)
+                inside[place] = kept
+
+
+@pytest.mark.cuda
+def test_flag_on_another_stream() -> None:
+    """The check runs where torch's current stream is: after the fill that it follows there, not before."""
+    tensor = torch.zeros(1 << 26, dtype=torch.float16, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for value, wanted in ((math.inf, 1), (1.0, 0)):
+            tensor.fill_(value)
+            found = functional.nonfinite_check([tensor])
+            assert found.item() == wanted
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_finite_numbers_raise_no_flag(variant: str, dtype: torch.dtype) -> None:
     """Squares of bfloat16 and float32 do not fit float32, nor do sums of the largest halves' squares fit float16."""
