@@ -130,6 +130,21 @@ def test_split_master_of_tiny_float16_weights(device):
         assert ((x - y).abs() <= 50 * 2**-40).all()  # half of the smallest unit, 2^-39, a step
 
 
+@pytest.mark.parametrize("make", [optim.AdamW, optim.Adam, optim.LAMB])
+@pytest.mark.parametrize("beta1", [0.0, 2**-10])
+def test_a_short_memory_forgets_an_outlier(make, beta1, device):
+    """Moving the old average towards the gradient would leave the old one's rounding error, however little is kept."""
+    param = torch.nn.Parameter(torch.ones(8, device=device))
+    optimizer = make([param], betas=(beta1, 0.9))
+    expected = 0.0
+    for size in (1e6, 1e-3, -1e-3, 1.0, 1e-3):
+        param.grad = torch.full_like(param, size)
+        expected = beta1 * expected + (1 - beta1) * param.grad[0].item()
+        optimizer.step()
+        average = optimizer.state[param]["exp_avg"]
+        torch.testing.assert_close(average, torch.full_like(average, expected), rtol=1e-4, atol=0)
+
+
 def test_float16_states_do_not_underflow(device):
     """The reason for float32 states: with float16 ones, v and eps would be 0 and the first step infinite."""
     params = parameters([torch.ones(8, dtype=torch.float16)])

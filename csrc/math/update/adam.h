@@ -1,12 +1,13 @@
 // AdamW (decoupled weight decay) and Adam (weight decay added to the gradient), as in torch.optim.
 //
-//   m = m + (1 - beta1) (g - m)             v = beta2 v + (1 - beta2) g^2
+//   m = lerp(m, g, 1 - beta1)               v = beta2 v + (1 - beta2) g^2
 //   w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 #pragma once
 
 #include <cmath>
 
 #include "core/macros.h"
+#include "math/lerp.h"
 #include "math/powi.h"
 
 namespace halfops::update {
@@ -47,7 +48,7 @@ struct AdamRule {
         } else {
             g = g + s.decay * w;
         }
-        const float m = state[0] + s.one_minus_beta1 * (g - state[0]);
+        const float m = lerp(state[0], g, s.one_minus_beta1);
         const float v = s.beta2 * state[1] + s.one_minus_beta2 * (g * g);
         state[0] = m;
         state[1] = v;

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/macros.h"
+#include "math/lerp.h"
 #include "math/powi.h"
 
 namespace halfops::update {
@@ -52,7 +53,7 @@ struct Lamb {
 
     static HALFOPS_HD float measure(const Scalars& s, float grad, float w, float (&state)[2]) {
         const float g = grad * s.grad;
-        state[0] = state[0] + s.one_minus_beta1 * (g - state[0]);
+        state[0] = lerp(state[0], g, s.one_minus_beta1);
         state[1] = s.beta2 * state[1] + s.one_minus_beta2 * (g * g);
         return direction(s, w, state);
     }
