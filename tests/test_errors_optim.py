@@ -287,6 +287,19 @@ def test_two_parameters_over_one_storage():
     assert (storage == 0).all()
 
 
+def test_nothing_changes_when_a_later_call_would_be_refused():
+    storage = torch.zeros(4)
+    fine = torch.nn.Parameter(torch.zeros(2))
+    overlapping = [torch.nn.Parameter(storage[:3]), torch.nn.Parameter(storage[1:])]
+    optimizer = optim.SGD([{"params": [fine]}, {"params": overlapping, "momentum": 0.9}], lr=1.0)
+    for param in [fine, *overlapping]:
+        param.grad = torch.ones_like(param)
+    with raises(RuntimeError, "params[1]: shares memory with params[0]"):
+        optimizer.step()
+    assert fine.tolist() == [0.0, 0.0]
+    assert optimizer.state[fine]["step"] == 0
+
+
 def test_states_of_another_shape():
     optimizer, params = ready()
     optimizer.state[params[1]]["exp_avg"] = torch.zeros(9)

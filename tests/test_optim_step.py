@@ -260,6 +260,22 @@ def test_model_cast_after_the_optimizer_was_made(device):
     assert "master_remainder" not in optimizer.state[params[1]]
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["with gradient", "without"])
+def test_a_remainder_does_not_outlive_the_dtype_it_was_for(away, device):
+    """Read in the units of another format, it would be a change of the weight of about its last place."""
+    params = parameters(weights(torch.float16, device))
+    optimizer = optim.SGD(params, lr=1e-4)
+    run(optimizer, params, gradients(2, torch.float16, device))
+    assert optimizer.state[params[2]]["master_remainder"].any()
+    for param in params:
+        param.data, param.grad = param.data.bfloat16(), None
+    before = [param.detach().float() for param in params]
+    if away:
+        optimizer.step()
+    run(optimizer, params, [[torch.zeros_like(param) for param in params]])
+    assert same_bits(optimizer.master_params(), before)
+
+
 def test_state_replaced_between_steps(device):
     """As offloading tools do: the tensors in `state` are the truth, not a cache of them."""
     start, grads = weights(torch.float16, device), gradients(4, torch.float16, device)
@@ -271,6 +287,15 @@ def test_state_replaced_between_steps(device):
     run(a, params, grads[2:])
     run(b, other, grads)
     assert same_bits(snapshot(a), snapshot(b))
+
+
+def test_group_replaced_between_steps(device):
+    param = torch.nn.Parameter(torch.zeros(3, device=device))
+    optimizer = optim.SGD([param], lr=1.0)
+    run(optimizer, [param], [[torch.ones(3)]])
+    optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.5}
+    run(optimizer, [param], [[torch.ones(3)]])
+    assert param.tolist() == [-1.5] * 3
 
 
 def test_autograd_notices_the_step(device):

@@ -122,8 +122,8 @@ class HalfOptimizer(Optimizer):
             if sum_of_squares is None:
                 first, *others = (grad_stats(call.grads).sum_of_squares for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
-        for call, values in zip(calls, numbers, strict=True):
-            call.hyper.write(values)
+
+        def run(call: Call, found_inf: Tensor | None) -> None:
             optim_step_(
                 call.rule,
                 call.params,
@@ -140,6 +140,13 @@ class HalfOptimizer(Optimizer):
                 rounding=self.rounding,
                 seed=self.seed,
             )
+
+        for call, values in zip(calls, numbers, strict=True):
+            call.hyper.write(values)
+            if len(calls) > 1:  # what one call refuses must not come after another has changed its parameters
+                run(call, torch.ones((), device=call.device))
+        for call in calls:
+            run(call, found_inf)
             # The op writes behind autograd's back; a graph that saved one of these weights must notice.
             torch.autograd.graph.increment_version(call.params)
 
@@ -150,10 +157,12 @@ class HalfOptimizer(Optimizer):
         present = [grad is not None for grad in grads]
         rules = [self._rule(group) for group in self.param_groups for _ in group["params"]]
         work = self._work
-        if work is None or not work.holds(params, rules, self.state, present):
-            self._work = None
-            work = WorkList(params, rules, self.state)
+        if work is None or not work.holds(params, rules, self.param_groups, self.state, present):
             self._check_before_building(params, grads)
+            if work is not None:
+                self._forget_remainders(work)
+            self._work = None
+            work = WorkList(params, rules, self.param_groups, self.state)
             self._build(work, present)
         work.take_gradients(grads)
         self._work = work
@@ -179,6 +188,12 @@ class HalfOptimizer(Optimizer):
                 members.setdefault((param.device, work.rules[i]), []).append((i, param, groups[i]))
         work.calls = [build_call(rule, device, each, self.state) for (device, rule), each in members.items()]
         work.remember(present)
+
+    def _forget_remainders(self, work: WorkList) -> None:
+        """Of parameters that were cast since: a remainder is in units of the old dtype, and says nothing in the new."""
+        for param, dtype in zip(work.params, work.dtypes, strict=True):
+            if param.dtype != dtype and "master_remainder" in self.state.get(param, {}):
+                self.state[param]["master_remainder"].zero_()
 
     def _ensure_state(self, param: Tensor, rule: str) -> None:
         state = self.state[param]

@@ -1,8 +1,8 @@
 """The tensors of one step in the order the op takes them, kept until something about them changes.
 
 Gathering a thousand tensors and their states costs more than a small step, so it is done once. What is looked at on
-every step is what users change between steps: gradients, parameters' storage and dtype, state entries,
-hyper-parameters.
+every step is what users change between steps: gradients, parameters' storage and dtype, state entries, groups and
+their hyper-parameters.
 """
 
 import math
@@ -89,8 +89,10 @@ def member_views(tensors: Iterable[Tensor]) -> list[Tensor]:
 class WorkList:
     """Every call of one step, and what it was built from."""
 
-    def __init__(self, params: list[Tensor], rules: list[str], state: dict[Tensor, dict[str, Any]]) -> None:
-        self.params, self.rules, self.state = params, rules, state
+    def __init__(
+        self, params: list[Tensor], rules: list[str], groups: list[Group], state: dict[Tensor, dict[str, Any]]
+    ) -> None:
+        self.params, self.rules, self.groups, self.state = params, rules, list(groups), state
         self.present: list[bool] = []
         self.pointers: list[int] = []
         self.dtypes: list[torch.dtype] = []
@@ -107,12 +109,15 @@ class WorkList:
         # torch lets state have keys that are no parameters; whatever they hold is not ours.
         return [value for entry in self.state.values() if isinstance(entry, dict) for value in entry.values()]
 
-    def holds(self, params: list[Tensor], rules: list[str], state: Any, present: list[bool]) -> bool:
+    def holds(
+        self, params: list[Tensor], rules: list[str], groups: list[Group], state: Any, present: list[bool]
+    ) -> bool:
         """Whether nothing changed that the lists depend on."""
         return (
             state is self.state
             and rules == self.rules
             and present == self.present
+            and same_objects(groups, self.groups)
             and same_objects(params, self.params)
             and list(map(Tensor.data_ptr, params)) == self.pointers
             and list(map(_dtype, params)) == self.dtypes
