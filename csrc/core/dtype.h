@@ -74,8 +74,11 @@ HALFOPS_HD float to_f32(f16 x) {
 #else
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
     const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu);
-    // Moved into place the exponent is 112 too small; the multiplication puts it right, subnormals included.
-    const uint32_t finite = bits_of(float_of(magnitude << 13) * 0x1p112f);
+    // Moved into place the exponent is 112 too small. A subnormal is a count of 2^-24: no float on the way is
+    // subnormal, so the number survives where the thread flushes those (torch.set_flush_denormal).
+    const uint32_t normal = (magnitude << 13) + (112u << 23);
+    const uint32_t subnormal = bits_of(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+    const uint32_t finite = magnitude < 0x400u ? subnormal : normal;
     const uint32_t quiet = magnitude > 0x7c00u ? 0x00400000u : 0u;
     const uint32_t special = (magnitude << 13) | 0x7f800000u | quiet;
     return float_of(sign | (magnitude >= 0x7c00u ? special : finite));
