@@ -311,6 +311,23 @@ def test_accumulate_into(into, device):
     assert (bias.double() - wanted_bias).abs().max() <= UNIT[torch.float16] * wanted_bias.abs().max() + 1e-5
 
 
+def test_accumulation_is_seen_by_autograd(device):
+    """What was saved for a backward pass and then accumulated into is an error there, as after any in-place op."""
+    w = torch.zeros(6, 5, device=device).half()
+    x = torch.randn(3, 5, device=device).half().requires_grad_()
+    y = H.linear(x, w)
+    H.linear_wgrad(torch.randn(3, 6, device=device).half(), x.detach(), accumulate_into=w)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_gradient_of_a_wider_c_is_not_rounded_to_the_result(device):
+    a, b = torch.ones(2, 3, device=device).half(), torch.ones(3, 2, device=device).half()
+    c = torch.ones(2, 2, device=device, requires_grad=True)
+    H.matmul(a, b, c=c, beta=3.0).backward(torch.full((2, 2), 30000.0, device=device).half())
+    assert torch.equal(c.grad, torch.full_like(c, 90000.0))
+
+
 def test_expanded_and_transposed_gradients(device):
     """What sum() and a transposing consumer send back: strides 0, and columns first."""
     x, w = (torch.randn(8, 8, device=device).half().requires_grad_() for _ in range(2))

@@ -304,3 +304,33 @@ def test_all_halves_through_each_activation(activation, dtype, device):
         ends, limits = torch.tensor([[math.inf, -math.inf], [math.inf, 0.0]], device=device, dtype=dtype)
         assert torch.equal(pointwise.activation(ends, activation), limits)
         assert pointwise.activation_backward(torch.ones_like(ends), ends, activation).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("variant", OPS.cpu_variants())
+def test_subnormal_halves_survive_flush_denormal(variant):
+    """torch.set_flush_denormal is about floats: as a float a subnormal half is a normal number, in every engine."""
+    OPS.set_cpu_variant(variant)
+    halves = torch.arange(1, 1024, dtype=torch.int16).view(torch.float16)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush subnormals")
+    try:
+        seen = pointwise.activation(halves, "none")
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(bits(seen), bits(halves))
+
+
+@pytest.mark.parametrize("grad_mode", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_forward_mode_derivatives_are_refused(dtype, grad_mode, device):
+    """A tangent that is dropped would be a wrong derivative (zero)."""
+    from torch.autograd import forward_ad
+
+    x, w = torch.ones(2, 3, device=device).to(dtype), torch.ones(4, 3, device=device).to(dtype)
+    with torch.set_grad_enabled(grad_mode), forward_ad.dual_level():
+        plain = H.linear(x, w)
+        assert torch.equal(plain, torch.full_like(plain, 3.0))
+        with pytest.raises(RuntimeError, match=r"^linear: got .*tangent.*, wanted .*; take"):
+            H.linear(forward_ad.make_dual(x, x), w)
+    with pytest.raises(RuntimeError, match="tangent"):
+        torch.func.jvp(lambda t: H.gated_linear(t, w, w), (x,), (x,))

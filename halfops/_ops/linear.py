@@ -193,6 +193,7 @@ _wgrad_inplace = dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linea
 def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
     with torch.no_grad():
         _wgrad_inplace(grad_weight, grad_output, x)
+    torch.autograd.graph.increment_version(grad_weight)
 
 
 # ---- gated linear ---------------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     elif a is not None:
         db = _reduced(a.mT, grad.to(a.dtype), ctx.alpha, b_shape)
     if ctx.needs_input_grad[2]:
-        dc = (grad * ctx.beta).to(ctx.c_dtype)
+        dc = grad.to(ctx.c_dtype) * ctx.beta
     return da, db, dc, None, None, None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from halfops._ops import composed, ops
 
@@ -23,13 +24,26 @@ def _has_kernel(name: str, device: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", _DEVICES[device]))
 
 
-def _native(tensors: Sequence[Any], devices: frozenset[str]) -> bool:
-    """Whether the dispatcher's op takes these tensors; it also words the errors for dtypes that nobody takes.
+def _native(args: Sequence[Any], devices: frozenset[str]) -> bool:
+    """Whether the dispatcher's op takes these arguments; it also words the errors for those that nobody takes.
 
     The operands decide, which are the first two; a float64 product may be added to a float32 tensor.
     """
-    present = [t for t in tensors if isinstance(t, Tensor)][:2]
-    return present[0].device.type in devices and any(t.dtype is not torch.float64 for t in present)
+    first, second = args[:2]
+    if not isinstance(first, Tensor):
+        return True
+    if first.device.type not in devices:
+        return False
+    return first.dtype is not torch.float64 or (isinstance(second, Tensor) and second.dtype is not torch.float64)
+
+
+def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
+    """Below a kernel without a forward-mode formula torch drops the tangent, which says that the derivative is 0."""
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
+        raise RuntimeError(
+            f"{name}: got a tensor with a tangent (forward-mode differentiation), wanted plain tensors; "
+            "take the derivative backwards, with torch.autograd.grad"
+        )
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:
@@ -65,6 +79,8 @@ def dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., A
     devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
 
     def call(*args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(name, args)
         if not _native(args, devices):
             return composition(*args)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
