@@ -138,20 +138,31 @@ def leaf(tensor):
             TypeError,
             ["parameter 1: got torch.float64"],
         ),
-        (
-            lambda: [torch.zeros(3, dtype=torch.int32)],
-            TypeError,
-            ["parameter 0: got torch.int32, wanted"],
-        ),
-        (lambda: [torch.zeros(3, dtype=torch.cfloat)], TypeError, ["got torch.complex64", "torch.view_as_real"]),
-        (lambda: [torch.zeros(3).to_sparse()], TypeError, ["got a torch.sparse_coo tensor, wanted a dense one"]),
-        (lambda: [torch.zeros(4, 4)[:, ::2]], ValueError, ["got shape [4, 2] with strides [4, 2]", ".contiguous()"]),
-        (lambda: [torch.zeros(1).expand(3)], ValueError, ["got shape [3] with strides [0]", "every element once"]),
+        (lambda: [leaf(torch.zeros(3, dtype=torch.cfloat))], TypeError, ["got torch.complex64", "torch.view_as_real"]),
+        (lambda: [leaf(torch.zeros(3).to_sparse())], TypeError, ["got a torch.sparse_coo tensor, wanted a dense one"]),
+        (lambda: [leaf(torch.zeros(4, 4)[:, ::2])], ValueError, ["got shape [4, 2] with strides [4, 2]", ".contiguous()"]),
+        (lambda: [leaf(torch.zeros(1).expand(3))], ValueError, ["got shape [3] with strides [0]", "every element once"]),
     ],
 )
 def test_parameters(make, params, error, words):
     with raises(error, *words):
         make(params())
+
+
+@each_class
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.cfloat], ids=str)
+def test_frozen_parameters_may_be_anything_until_they_have_a_gradient(make, dtype):
+    frozen = torch.nn.Parameter(torch.ones(3, dtype=dtype), requires_grad=False)
+    trained = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([frozen, trained], lr=0.1)
+    trained.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert frozen.tolist() == [1, 1, 1]
+    assert trained[0] != 1
+    frozen.grad = torch.ones_like(frozen)
+    with raises(TypeError, f"parameter 0: got {dtype}, wanted"):
+        optimizer.step()
 
 
 def test_the_same_parameter_twice():
@@ -174,7 +185,7 @@ def test_the_same_parameter_twice():
         ({"differentiable": True}, NotImplementedError, "differentiable: got True"),
         ({"max_grad_norm": 1.0}, ValueError, "max_grad_norm: got it in a parameter group, wanted it as an argument"),
         ({"master": "none"}, ValueError, "master: got it in a parameter group, wanted it as an argument"),
-        ({"params": [torch.zeros(3).double()]}, TypeError, "parameter 5: got torch.float64"),
+        ({"params": [leaf(torch.zeros(3).double())]}, TypeError, "parameter 5: got torch.float64"),
     ],
 )
 def test_a_refused_group_is_not_added(make, group, error, words):

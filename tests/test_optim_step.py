@@ -115,6 +115,14 @@ def test_hyper_parameters_as_tensors(name, device):
     assert same_bits(snapshot(a), snapshot(b))
 
 
+def test_hyper_parameters_of_numpy(device):
+    numpy = pytest.importorskip("numpy")
+    param = torch.nn.Parameter(torch.zeros(3, device=device))
+    optimizer = optim.SGD([param], lr=numpy.float32(0.5), momentum=numpy.float64(0.9))
+    run(optimizer, [param], [[torch.ones(3)]])
+    assert param.tolist() == [-0.5] * 3
+
+
 @pytest.mark.parametrize("tensor", [False, True])
 def test_learning_rate_schedulers(tensor, device):
     start, grads = weights(torch.float32, device), gradients(8, torch.float32, device)

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,8 +85,8 @@ class GradScaler(torch.amp.GradScaler):
         _check_number("max_scale", max_scale, max_scale >= min_scale, f"at least min_scale = {min_scale}")
         _check_number("growth_factor", growth_factor, math.isfinite(growth_factor), "a finite number above 1")
         _check_number("backoff_factor", backoff_factor, 0 < backoff_factor < 1, "a number in (0, 1)")
-        _check_number("growth_interval", growth_interval, growth_interval >= 1, "a count of at least 1")
-        _check_number("hysteresis", hysteresis, hysteresis >= 1, "a count of at least 1; 1 is torch's rule")
+        _check_count("growth_interval", growth_interval, "a 32-bit count of at least 1")
+        _check_count("hysteresis", hysteresis, "a 32-bit count of at least 1; 1 is torch's rule")
         self._min_scale = min_scale
         self._max_scale = max_scale
         self._hysteresis = hysteresis
@@ -392,6 +393,10 @@ def _wants_scaler(step: Callable[..., Any]) -> bool:
 def _check_number(name: str, got: float, ok: bool, wanted: str) -> None:
     if not ok:
         raise ValueError(f"GradScaler: {name}: got {got}, wanted {wanted}")
+
+
+def _check_count(name: str, got: int, wanted: str) -> None:
+    _check_number(name, got, isinstance(got, Integral) and 1 <= got < 2**31, wanted)
 
 
 def _check_scale_value(name: str, got: float) -> None:

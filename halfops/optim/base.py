@@ -20,8 +20,8 @@ from halfops.optim.worklist import Call, WorkList, build_call
 class HalfOptimizer(Optimizer):
     """Base of halfops' optimizers: one pass over memory per step, for every tensor of every parameter group.
 
-    Parameters may be float16, bfloat16 and float32, mixed, dense in any order of dimensions. All arithmetic and all
-    states are float32. A 16-bit parameter has a float32 master, kept as `master` says:
+    Parameters may be float16, bfloat16 and float32, mixed, dense in any order of dimensions; frozen ones (no
+    requires_grad, no gradient) may be anything. All arithmetic and all states are float32. A 16-bit parameter has a float32 master, kept as `master` says:
 
     - `"split"`: the weight plus a 16-bit remainder (state `master_remainder`). Lossless for bfloat16 always, for
       float16 from |w| = 2^-15 to its maximum; below, within 2^-39.
@@ -89,7 +89,8 @@ class HalfOptimizer(Optimizer):
             checks.no_duplicates(group["params"])
             before = sum(len(other["params"]) for other in self.param_groups[:-1])
             for i, param in enumerate(group["params"], before):
-                checks.parameter(f"parameter {i}", param, self.master, self.rounding)
+                if param.requires_grad:  # frozen ones may be anything (quantized, say) until they get a gradient
+                    checks.parameter(f"parameter {i}", param, self.master, self.rounding)
         except Exception:
             self.param_groups.pop()
             raise

@@ -1,6 +1,7 @@
 """Hyper-parameters as sentences: what was given, what is wanted, what to do about it."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf
         if value.device.type != "cpu":
             return
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars, too
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), wanted a number or a one-element tensor")
     if not least <= value < below or not math.isfinite(value):  # NaN fails every comparison
         wanted = f"a number in [{least:g}, {below:g})" if below < math.inf else "a finite number"
