@@ -140,8 +140,8 @@ def leaf(tensor):
         ),
         (lambda: [leaf(torch.zeros(3, dtype=torch.cfloat))], TypeError, ["got torch.complex64", "torch.view_as_real"]),
         (lambda: [leaf(torch.zeros(3).to_sparse())], TypeError, ["got a torch.sparse_coo tensor, wanted a dense one"]),
-        (lambda: [leaf(torch.zeros(4, 4)[:, ::2])], ValueError, ["got shape [4, 2] with strides [4, 2]", ".contiguous()"]),
-        (lambda: [leaf(torch.zeros(1).expand(3))], ValueError, ["got shape [3] with strides [0]", "every element once"]),
+        (lambda: [leaf(torch.zeros(4, 4)[:, ::2])], ValueError, ["got shape [4, 2] with strides", ".contiguous()"]),
+        (lambda: [leaf(torch.zeros(1).expand(3))], ValueError, ["shape [3] with strides [0]", "every element once"]),
     ],
 )
 def test_parameters(make, params, error, words):

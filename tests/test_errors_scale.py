@@ -174,7 +174,7 @@ def test_scale_update_refuses_shared_memory() -> None:
         ({"backoff_factor": math.nan}, ValueError, r"backoff_factor: got nan, wanted a number in \(0, 1\)"),
         ({"growth_interval": 0}, ValueError, "growth_interval: got 0, wanted a 32-bit count of at least 1"),
         ({"growth_interval": 2000.5}, ValueError, "growth_interval: got 2000.5, wanted a 32-bit count of at least 1"),
-        ({"growth_interval": 2**31}, ValueError, "growth_interval: got 2147483648, wanted a 32-bit count of at least 1"),
+        ({"growth_interval": 2**31}, ValueError, "growth_interval: got 2147483648, wanted a 32-bit count"),
         ({"hysteresis": 1.5}, ValueError, "hysteresis: got 1.5, wanted a 32-bit count of at least 1"),
         ({"init_scale": 0.0}, ValueError, "GradScaler: init_scale: got 0.0, wanted a finite number above 0"),
         ({"init_scale": math.nan}, ValueError, "init_scale: got nan, wanted a finite number above 0"),

@@ -21,7 +21,8 @@ class HalfOptimizer(Optimizer):
     """Base of halfops' optimizers: one pass over memory per step, for every tensor of every parameter group.
 
     Parameters may be float16, bfloat16 and float32, mixed, dense in any order of dimensions; frozen ones (no
-    requires_grad, no gradient) may be anything. All arithmetic and all states are float32. A 16-bit parameter has a float32 master, kept as `master` says:
+    requires_grad, no gradient) may be anything. All arithmetic and all states are float32. A 16-bit parameter has a
+    float32 master, kept as `master` says:
 
     - `"split"`: the weight plus a 16-bit remainder (state `master_remainder`). Lossless for bfloat16 always, for
       float16 from |w| = 2^-15 to its maximum; below, within 2^-39.
