@@ -27,7 +27,7 @@ def number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars, too
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), wanted a number or a one-element tensor")
-    if not least <= value < below or not math.isfinite(value):  # NaN fails every comparison
+    if not least <= float(value) < below or not math.isfinite(value):  # NaN fails every comparison
         wanted = f"a number in [{least:g}, {below:g})" if below < math.inf else "a finite number"
         wanted += " >= 0" if (least, below) == (0.0, math.inf) else ""
         raise ValueError(f"{name}: got {value}, wanted {wanted}")
