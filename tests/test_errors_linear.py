@@ -89,6 +89,7 @@ MESSAGES = [
     (lambda: H.matmul(X, W.mT, c=DZ.bfloat16(), beta=1),
      r"c: got torch.bfloat16, wanted torch.float16 as the result has, or torch"),
     (lambda: OPS.matmul(X, W.mT, None, 1.0, 1.0, None), r"c: got None with beta 1, wanted a tensor; or pass beta=0"),
+    (lambda: H.linear(None, W), r"input: got None, wanted a tensor"),
     (lambda: H.linear(X, W.to("meta")), r"linear: got tensors on cpu and meta, wanted one device"),
 ]  # fmt: skip
 

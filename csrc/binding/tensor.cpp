@@ -38,6 +38,7 @@ std::string shape_text(const Tensor& tensor) {
 }
 
 DType dtype_of(const Tensor& tensor, const std::string& name) {
+    check(tensor.defined(), name, ": got None, wanted a tensor");
     switch (tensor.scalar_type()) {
         case ScalarType::Half:
             return DType::f16;
