@@ -76,11 +76,14 @@ def decide(torch_cuda: str | None, toolkit: Toolkit | None, driver: bool, enviro
     if asked not in ("auto", "cpu", "cuda"):
         raise BuildError(f"HALFOPS_BUILD: got {asked!r}, wanted auto, cpu or cuda")
     forced = environ.get("FORCE_CUDA", "0") == "1" or asked == "cuda"
+    # A toolkit that was pointed at and is not there is the likeliest reason for finding none.
+    home = next((f" in {name}={environ[name]}" for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)), "")
     if asked == "cpu":
         return Decision(False, "HALFOPS_BUILD=cpu")
     if forced and toolkit is None:
         raise BuildError(
-            "CUDA was asked for (FORCE_CUDA=1 or HALFOPS_BUILD=cuda), but no nvcc was found. Ways out:\n"
+            "CUDA was asked for (FORCE_CUDA=1 or HALFOPS_BUILD=cuda), but no nvcc was found"
+            f"{home}. Ways out:\n"
             "  1. install the CUDA toolkit, or point CUDA_HOME at it\n"
             "  2. HALFOPS_BUILD=cpu for the CPU engines alone"
         )
@@ -91,11 +94,11 @@ def decide(torch_cuda: str | None, toolkit: Toolkit | None, driver: bool, enviro
     if toolkit is None:
         if driver:
             raise BuildError(
-                f"torch has CUDA {torch_cuda} and a driver is present, but no nvcc was found. Ways out:\n"
+                f"torch has CUDA {torch_cuda} and a driver is present, but no nvcc was found{home}. Ways out:\n"
                 f"  1. install the CUDA {torch_cuda} toolkit, or point CUDA_HOME at it\n"
                 "  2. HALFOPS_BUILD=cpu for the CPU engines alone"
             )
-        return Decision(False, f"torch has CUDA {torch_cuda}, but there is neither nvcc nor a driver here")
+        return Decision(False, f"torch has CUDA {torch_cuda}, but there is neither nvcc{home} nor a driver here")
     if toolkit.version.split(".")[0] != torch_cuda.split(".")[0]:
         raise BuildError(
             f"nvcc is CUDA {toolkit.version} ({toolkit.root}), torch was built for CUDA {torch_cuda}. Ways out:\n"

@@ -69,6 +69,9 @@ def test_decide_without_a_toolkit_depends_on_the_driver():
     assert not setup.decide("13.0", None, False, {}).cuda
     with pytest.raises(setup.BuildError, match=r"CUDA 13.0 and a driver is present, but no nvcc was found"):
         setup.decide("13.0", None, True, {})
+    with pytest.raises(setup.BuildError, match=r"but no nvcc was found in CUDA_PATH=/no. Ways out"):
+        setup.decide("13.0", None, True, {"CUDA_PATH": "/no"})
+    assert "neither nvcc in CUDA_HOME=/no nor" in setup.decide("13.0", None, False, {"CUDA_HOME": "/no"}).reason
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,7 @@ def test_decide_without_a_toolkit_depends_on_the_driver():
         ("12.8", TOOLKIT, {}, r"nvcc is CUDA 13.0 \(/opt/cuda\), torch was built for CUDA 12.8"),
         ("12.8", TOOLKIT, {"FORCE_CUDA": "1"}, r"nvcc is CUDA 13.0"),
         (None, None, {"FORCE_CUDA": "1"}, r"no nvcc was found. Ways out:"),
+        (None, None, {"FORCE_CUDA": "1", "CUDA_HOME": "/no"}, r"no nvcc was found in CUDA_HOME=/no. Ways out:"),
         ("13.0", None, {"HALFOPS_BUILD": "cuda"}, r"no nvcc was found"),
         (None, None, {"HALFOPS_BUILD": "gpu"}, r"HALFOPS_BUILD: got 'gpu', wanted auto, cpu or cuda"),
     ],
