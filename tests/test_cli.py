@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,12 +167,14 @@ def test_memory_prints_totals(capsys):
     assert [row["bytes_per_parameter"] for row in rows] == [12, 12, 12, 10, 8]
 
 
-@pytest.mark.parametrize("arguments", [["--params", "-1"], ["--params", "nan"], ["--optimizer", "adagrad"]])
+@pytest.mark.parametrize(
+    "arguments", [["--params", "-1"], ["--params", "nan"], ["--params", "many"], ["--optimizer", "adagrad"]]
+)
 def test_memory_refuses_nonsense(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["memory", *arguments])
     assert stopped.value.code == 2
-    assert "error" in capsys.readouterr().err
+    assert re.search("wanted a positive number|invalid choice", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/optimizers.md"])
@@ -191,6 +195,45 @@ def test_bench_refuses_an_unknown_subject(capsys):
     with pytest.raises(SystemExit):
         cli.main(["bench", "conv"])
     assert "got 'conv', wanted one of linear, optim, scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "gpu"], "--device: got gpu, wanted cpu or cuda"),
+        (["--record", "--out", "{file}/folder"], "--out: cannot write {file}/folder/linear.jsonl"),
+        (["--plot", "{file}/picture.png"], "--plot: cannot write {file}/picture.png"),
+    ],
+)
+def test_bench_refuses_before_it_measures(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(bench, "benchmarks", lambda: None)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert cli.main(["bench", *(argument.format(file=file) for argument in arguments)]) == 2
+    assert said.format(file=file) in capsys.readouterr().err
+
+
+def test_bench_says_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "benchmarks", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench, "_folder", lambda: bench.PACKAGE / "benchmarks")
+    assert cli.main(["bench", "--plot", str(tmp_path / "picture.png")]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+    assert cli.main(["bench", "--record"]) == 2
+    assert "say where with --out DIR" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_to_write_is_tried_and_left_as_it_was(tmp_path):
+    cli.check_writable("--out", tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    old = tmp_path / "old"
+    old.write_text("kept")
+    cli.check_writable("--out", old)
+    assert old.read_text() == "kept"
+    with pytest.raises(ValueError, match=r"--json: cannot write .*/old/file \(.+\); choose another place"):
+        cli.check_writable("--json", old / "file")
 
 
 def test_a_command_that_cannot_be_imported_leaves_the_others_alone(monkeypatch, capsys):

@@ -117,11 +117,20 @@ def test_without_scikit_learn_the_text_task_runs(tmp_path, capsys, monkeypatch):
     file = tmp_path / "figures.json"
     arguments = ("--seeds", 1, "--steps", 2, "--arms", "fp32", "--device", "cpu", "--out", tmp_path, "--json", file)
     assert demo(*arguments) == 0
-    assert "pip install 'halfops[demo]'" in capsys.readouterr().out
+    assert "pip install scikit-learn" in capsys.readouterr().out
     figures = json.loads(file.read_text())
     assert list(figures["tasks"]) == ["text"]
     assert len(figures["notes"]) == 1
     assert demo("--tasks", "digits", "--steps", 2, "--device", "cpu", "--out", tmp_path) == 1
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_training(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert demo("--out", file / "folder") == 2
+    assert f"--out: cannot write {file}/folder/precision_study.png" in capsys.readouterr().err
+    assert demo("--out", tmp_path, "--json", file / "figures.json") == 2
+    assert f"--json: cannot write {file}/figures.json" in capsys.readouterr().err
 
 
 def test_without_matplotlib_there_is_a_table(tmp_path, capsys, monkeypatch):
@@ -130,7 +139,7 @@ def test_without_matplotlib_there_is_a_table(tmp_path, capsys, monkeypatch):
     assert demo(*arguments) == 0
     told = capsys.readouterr().out
     assert "held-out loss" in told
-    assert "pip install 'halfops[demo]'" in told
+    assert "pip install matplotlib" in told
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 COMMANDS = ("doctor", "demo", "bench", "memory")
@@ -32,6 +33,21 @@ def main(argv: Sequence[str]) -> int:
     return int(arguments.run(arguments))
 
 
+def check_writable(option: str, path: Path) -> None:
+    """Makes the folder of a file that is to be written later; ValueError if that file could not be written.
+
+    For commands that work for minutes before they write.
+    """
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write {path} ({error.strerror}); choose another place") from error
+    if not there:
+        path.unlink()
+
+
 def _load(name: str) -> Any:
     try:
         return importlib.import_module(f"halfops.cli.{name}")
@@ -41,5 +57,5 @@ def _load(name: str) -> Any:
 
 def _refuse(parser: argparse.ArgumentParser, name: str, error: ImportError) -> Any:
     return lambda _: parser.error(
-        f"{name} cannot run here: {error}; `pip install 'halfops[demo]'` brings what it needs"
+        f"{name} cannot run here: {error}; `pip install scikit-learn matplotlib tqdm` brings what it needs"
     )

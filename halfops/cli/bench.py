@@ -7,8 +7,13 @@ import importlib
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+
+import torch
+
+from halfops.cli import check_writable
 
 HELP = "benchmarks against what is installed beside halfops: a table, and with --plot a picture"
 
@@ -22,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--record", action="store_true", help="append the figures to <subject>.jsonl")
-    parser.add_argument("--out", metavar="DIR", help="where to record (default: benchmarks/results/)")
+    parser.add_argument("--out", metavar="DIR", help="where to record (default in a checkout: benchmarks/results/)")
     parser.add_argument("--plot", metavar="PNG", help="also draw what was measured (needs matplotlib)")
 
 
@@ -32,28 +37,56 @@ def _subject(text: str) -> str:
     return text
 
 
-def benchmarks() -> ModuleType:
-    """The package `benchmarks`: beside halfops/ in a checkout, inside it in an installed wheel.
+PACKAGE = Path(__file__).resolve().parents[1]
 
-    It is loaded under that one name from either place, so its modules can import each other alike.
-    """
+
+def _folder() -> Path:
+    """Where the scripts are: inside the package in an installed wheel, beside it in a checkout."""
+    inside = PACKAGE / "benchmarks"
+    return inside if inside.is_dir() else PACKAGE.parent / "benchmarks"
+
+
+def benchmarks() -> ModuleType:
+    """The package `benchmarks`, under that one name wherever it lies, so that its modules import each other alike."""
     if "benchmarks" not in sys.modules:
-        package = Path(__file__).resolve().parents[1]
-        inside, beside = package / "benchmarks", package.parent / "benchmarks"
-        folder = inside if inside.is_dir() else beside
+        folder = _folder()
         spec = importlib.util.spec_from_file_location(
             "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
         if spec is None or spec.loader is None or not folder.is_dir():
-            raise SystemExit(f"bench: found no benchmarks in {inside} or {beside}; reinstall halfops")
+            raise SystemExit(f"halfops bench: found no benchmarks in {PACKAGE} or beside it; reinstall halfops")
         module = importlib.util.module_from_spec(spec)
         sys.modules["benchmarks"] = module
         spec.loader.exec_module(module)
     return sys.modules["benchmarks"]
 
 
+def _check(arguments: argparse.Namespace, subjects: Sequence[str]) -> None:
+    """ValueError for what would fail only after minutes of measuring."""
+    device = arguments.device.split(":")[0]
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device: got {arguments.device}, wanted cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device: got {arguments.device}, but torch finds no CUDA device here")
+    if arguments.record:
+        if arguments.out is None and _folder().parent == PACKAGE:
+            raise ValueError("--record: an installed copy has no results/ to append to; say where with --out DIR")
+        folder = Path(arguments.out) if arguments.out is not None else _folder() / "results"
+        for subject in subjects:
+            check_writable("--out", folder / f"{subject}.jsonl")
+    if arguments.plot:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("--plot: needs matplotlib, which is not installed; pip install matplotlib brings it")
+        check_writable("--plot", Path(arguments.plot))
+
+
 def run(arguments: argparse.Namespace) -> int:
     benchmarks()
+    try:
+        _check(arguments, arguments.subject or SUBJECTS)
+    except ValueError as wrong:
+        print(f"halfops bench: {wrong}", file=sys.stderr)
+        return 2
     options = ["--device", arguments.device]
     options += ["--quick"] if arguments.quick else []
     subjects, status = arguments.subject or list(SUBJECTS), 0

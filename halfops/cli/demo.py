@@ -43,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, then prints tables and verdict; 0, 1 when no task could run, 2 for arguments that make no sense."""
+    from halfops.cli import check_writable
     from halfops.study.arms import ARMS
     from halfops.study.device import choose
     from halfops.study.picture import PICTURE, MissingMatplotlibError, draw
@@ -61,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
             value = getattr(args, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name}: got {value}, wanted at least 1")
+        check_writable("--out", args.out / PICTURE)
+        if args.json is not None:
+            check_writable("--json", args.json)
     except (ValueError, RuntimeError) as wrong:
         print(f"halfops demo: {wrong}", file=sys.stderr)
         return 2
@@ -92,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
     except MissingMatplotlibError as missing:
         print(f"No picture: {missing}.")
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report(study), indent=1, allow_nan=False) + "\n")
         print(f"Figures: {args.json}")
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""

@@ -51,7 +51,7 @@ def digits() -> Images:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError:
         raise MissingDataError(
-            "the digits task needs scikit-learn, which is not installed; pip install 'halfops[demo]' brings it"
+            "the digits task needs scikit-learn, which is not installed; pip install scikit-learn brings it"
         ) from None
     pixels, classes = datasets.load_digits(return_X_y=True)
     images = torch.as_tensor(pixels, dtype=torch.float32)

@@ -34,7 +34,7 @@ def draw(study: StudyResult, path: Path) -> Path:
         importlib.import_module("matplotlib.backends.backend_agg")
     except ImportError:
         raise MissingMatplotlibError(
-            "it needs matplotlib, which is not installed; pip install 'halfops[demo]' brings it"
+            "it needs matplotlib, which is not installed; pip install matplotlib brings it"
         ) from None
     tasks = study.tasks
     rows, columns = math.ceil(len(tasks) / 2), min(2, len(tasks))
