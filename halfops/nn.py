@@ -140,8 +140,9 @@ def convert(model: _Model) -> _Model:
     layers whose `forward` was replaced on the instance, weights that are tensor subclasses or of other dtypes.
 
     In a torch.nn.Sequential an activation (ReLU, GELU, SiLU) right after a Linear is fused into it, and an Identity
-    takes its place so that later keys keep their numbers; not where a hook on one of the two, or another place that
-    uses one of them, could see the difference.
+    takes its place so that later keys keep their numbers; not where a hook on one of the two, or another module that
+    holds one of them, could see the difference. Code that calls children of a Sequential one by one and keeps what is
+    between them (a tap before the activation) does see it: there, give the layer its own subclass of torch.nn.Linear.
 
     To keep the original as well, convert a copy.deepcopy of it. What was done is logged at level INFO.
     """

@@ -2,7 +2,13 @@
 
 Shapes are torch's: input [*, K], weight [N, K], bias [N]; any strides. Sums are taken in float32. Where a formula has
 an activation, it sees the *rounded* pre-activation z = round(x w^T + b), which is also what backward sees, so that a
-gradient belongs to exactly the value that was computed. Infinities and NaNs propagate.
+gradient belongs to exactly the value that was computed. A NaN stays a NaN; at an infinity an activation takes its limit
+(0 at -inf, where torch's gelu and silu say NaN).
+
+On CPUs the float32 product is torch's own: torch.set_float32_matmul_precision("medium") holds for it too, and on CPUs
+with AMX that means products of bfloat16 numbers. Leave it at its default, "highest", where that is too coarse.
+
+Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp) are refused.
 """
 
 from __future__ import annotations
@@ -41,7 +47,8 @@ def linear(
     activation: "none", "relu", "gelu", "gelu_tanh" or "silu".
     Numerics: z = round(x w^T + b) from a float32 sum, y = round(act(z) + residual); without activation
     y = round(x w^T + b + residual). relu'(0) = 0.
-    Saved for backward: input (if weight needs a gradient), weight (if input does), and z if there is an activation.
+    Saved for backward: input (if weight needs a gradient), weight (if input does); with an activation also z, and
+    weight and bias, from which a second derivative computes z again.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
@@ -62,7 +69,7 @@ def gated_linear(
     Shapes: input [*, K], both weights [N, K], both biases [N], result [*, N]. Dtypes as for `linear`.
     Numerics: both factors' inputs are rounded, then y = round(act(gate) * up). The gradient of input is the sum of two
     products and is rounded once.
-    Saved for backward: input (if a weight needs a gradient), the weights, gate and up.
+    Saved for backward: input (if a weight needs a gradient), the weights and biases, gate and up.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
@@ -193,8 +200,8 @@ def mlp(
     Shapes: input [*, K], fc1_weight [H, K], fc1_bias [H], fc2_weight [N, H], fc2_bias [N], residual and result [*, N].
     Dtypes, activations, numerics and autocast as for `linear`; the result is, bit for bit, that of two calls of it. The
     hidden gradient meets the activation's derivative as `linear_dgrad` says.
-    Saved for backward: input and z = x w1^T + b1 [*, H]. The hidden activation is not kept but computed again, and the
-    activation's derivative is applied inside the second layer's dgrad.
+    Saved for backward: input, z = x w1^T + b1 [*, H], both weights and fc1_bias. The hidden activation is not kept but
+    computed again, and the activation's derivative is applied inside the second layer's dgrad.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
@@ -262,8 +269,8 @@ def gated_mlp(
 
     Shapes: input [*, K], gate_weight and up_weight [H, K], down_weight [N, H], their biases [H], [H], [N], residual and
     result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`.
-    Saved for backward: input and the rounded inputs of both factors, gate and up [*, H]. The product of the two is not
-    kept but computed again.
+    Saved for backward: input, the rounded inputs of both factors, gate and up [*, H], the weights, gate_bias and
+    up_bias. The product of the two factors is not kept but computed again.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
