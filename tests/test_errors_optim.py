@@ -394,6 +394,18 @@ def test_amsgrad_checkpoints():
     refused_load(optimizer, peer.state_dict(), NotImplementedError, "amsgrad: got True, wanted False")
 
 
+def test_a_remainder_of_bfloat16_for_a_float16_weight():
+    """Units of the one, read as units of the other, would move weights by up to two last places."""
+    params = parameters(weights(torch.bfloat16, "cpu"))
+    optimizer = optim.AdamW(params)
+    run(optimizer, params, gradients(1, torch.bfloat16, "cpu"))
+    saved = optimizer.state_dict()
+    half = optim.AdamW(parameters([param.detach().half() for param in params]))
+    with raises(ValueError, "got a 16-bit master remainder of bfloat16 for parameter", "master_params()"):
+        half.load_state_dict(saved)
+    assert not half.state
+
+
 def test_a_remainder_for_a_float32_weight():
     optimizer, _ = ready()
     other, _ = ready(dtype=torch.float32)

@@ -76,6 +76,11 @@ def convert_master(
                 "it was saved with; load it into 16-bit weights first and take master_params() from there"
             )
         return {}, None if whole is None else in_layout_of(param, whole, torch.float32)
+    if remainder is not None and param.dtype == torch.float16 and beyond_float16(remainder):
+        raise ValueError(
+            f"state_dict: got a 16-bit master remainder of bfloat16 for {label}, which is torch.float16; wanted the "
+            "dtype it was saved with; load it into bfloat16 weights first and take master_params() from there"
+        )
     if name is None:
         return {}, None
     if name == "master_param":
@@ -93,6 +98,11 @@ def convert_master(
     new_weight = torch.empty_like(param, requires_grad=False)
     flat(new_weight).copy_(weight)
     return state, new_weight
+
+
+def beyond_float16(remainder: Tensor) -> bool:
+    """Whether a remainder is larger than half a gap of float16; bfloat16's go four times as far."""
+    return bool((remainder.long().abs() > 2**13).any())
 
 
 def convert_remainder(param: Tensor, remainder: Tensor) -> dict[str, Tensor]:
