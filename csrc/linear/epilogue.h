@@ -1,7 +1,7 @@
 // What happens to one element of a product between its fp32 accumulator and memory, step by step.
 //
-// Formulas on floats, in the order in which an epilogue applies them; the CPU engine applies a step to a row in L1. Where
-// there is an activation, what it sees is rounded to the dtype in which the pre-activation is saved: forward and
+// Formulas on floats, in the order in which an epilogue applies them; the CPU engine applies a step to a row in L1.
+// Where there is an activation, what it sees is rounded to the dtype in which the pre-activation is saved: forward and
 // backward then speak of the same number. Without one, nothing is rounded before the last step.
 #pragma once
 
