@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from halfops._ops import registry
-
 
 def choose(name: str) -> torch.device:
     """The device called `name`; for "auto", CUDA if this halfops has kernels for one that is there, else the CPU.
@@ -30,4 +28,6 @@ def choose(name: str) -> torch.device:
 
 
 def _has_cuda_ops() -> bool:
-    return all(registry.has_kernel(op, "cuda") for op in ("linear", "optim_step_"))
+    return all(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{op}", "CUDA") for op in ("linear", "optim_step_")
+    )
