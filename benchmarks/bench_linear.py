@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import halfops
 from halfops import functional as H
 
 from .harness import interleave, options, record
@@ -106,14 +107,10 @@ def measure(case: str, job: str, flops: int, providers: Providers, rounds: int) 
     return rows
 
 
-def available(op: str, device: torch.device) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{op}", device.type.upper()))
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments = options(__doc__ or "").parse_args(argv)
     device = torch.device(arguments.device)
-    if not available("linear", device):
+    if not halfops.has_kernel("linear", device.type):
         print(f"linear: not on {device.type} yet")
         return 0
     rounds = 5 if arguments.quick else 15

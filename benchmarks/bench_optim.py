@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 import halfops
-from halfops._ops.registry import has_kernel
 
 from .harness import beside_copy, options, record
 
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--numel", type=float, help="parameters of the large case (default 50e6; quick 2e6)")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
-    if not has_kernel("optim_step_", device.type):
+    if not halfops.has_kernel("optim_step_", device.type):
         print(f"optim: no optimizer step on {device.type} in this build yet")
         return 0
     quick = arguments.quick

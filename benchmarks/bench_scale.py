@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import halfops
 from halfops._ops import scale as ops
 
 from .harness import beside_copy, options, record
@@ -79,8 +80,7 @@ OPS = {"flag": "nonfinite_check", "unscale + flag": "unscale_"}
 
 
 def available(job: str, device: torch.device) -> bool:
-    op = f"halfops::{OPS.get(job, 'grad_stats')}"
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(op, device.type.upper()))
+    return halfops.has_kernel(OPS.get(job, "grad_stats"), device.type)
 
 
 def cases(quick: bool, device: torch.device) -> list[tuple[str, list[Tensor]]]:

@@ -5,9 +5,10 @@ from importlib import resources
 from typing import Any
 
 from halfops import _ops, amp, functional, nn, optim
+from halfops._ops.registry import has_kernel
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "_ops", "amp", "build_info", "functional", "nn", "optim"]
+__all__ = ["__version__", "_ops", "amp", "build_info", "functional", "has_kernel", "nn", "optim"]
 
 
 def build_info() -> dict[str, Any]:

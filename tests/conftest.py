@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from halfops._ops import ops
+from halfops._ops.registry import has_kernel
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -52,6 +53,6 @@ def _kernel_on_device(request):
     name = getattr(request.module, "NEEDS_KERNEL", None)
     if name is None or "device" not in request.fixturenames:
         return
-    key = request.getfixturevalue("device").type.upper()
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", key):
-        pytest.skip(f"{name} has no {key} kernel in this build")
+    device = request.getfixturevalue("device").type
+    if not has_kernel(name, device):
+        pytest.skip(f"{name} has no {device} kernel in this build")

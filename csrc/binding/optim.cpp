@@ -7,13 +7,6 @@
 namespace halfops::binding {
 namespace {
 
-// A tensor's place in a list. It becomes text only in an error: a step may have ten thousand tensors.
-struct Place {
-    const char* list;
-    int64_t index;
-    std::string text() const { return index < 0 ? list : item(list, index); }
-};
-
 void check_length(const std::vector<Tensor>& list, const char* name, size_t wanted, const std::string& why) {
     check(list.size() == wanted, name, ": got ", list.size(), " tensors, wanted ", wanted, ", ", why);
 }
@@ -69,65 +62,27 @@ optim::MasterFormat master_format(const Tensor& master, const Tensor& param, int
     return type == ScalarType::Short ? optim::MasterFormat::split : optim::MasterFormat::f32;
 }
 
-// Who occupies which bytes.
-class Extents {
-  public:
-    explicit Extents(size_t room) { extents_.reserve(room); }
-
-    void add(const void* data, int64_t bytes, bool written, const Place& place) {
-        const auto begin = reinterpret_cast<uintptr_t>(data);
-        if (bytes > 0) extents_.push_back({begin, begin + static_cast<uintptr_t>(bytes), written, place});
-    }
-
-    // What is written must not be anything else that the step reads or writes.
-    void check_disjoint() {
-        std::sort(extents_.begin(), extents_.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
-        const Extent* last = nullptr;          // of those seen, the one that reaches farthest
-        const Extent* last_written = nullptr;  // of the written ones seen
-        for (const Extent& extent : extents_) {
-            check_apart(extent, extent.written ? last : last_written);
-            if (last == nullptr || extent.end > last->end) last = &extent;
-            if (extent.written && (last_written == nullptr || extent.end > last_written->end)) last_written = &extent;
-        }
-    }
-
-  private:
-    struct Extent {
-        uintptr_t begin, end;
-        bool written;
-        Place place;
-    };
-
-    static void check_apart(const Extent& extent, const Extent* other) {
-        if (other == nullptr || extent.begin >= other->end) return;
-        fail(extent.place.text(), ": shares memory with ", other->place.text(),
-             ", but a step writes each on its own; pass every tensor once, and clone views of one storage");
-    }
-
-    std::vector<Extent> extents_;
-};
-
 int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
 void check_disjoint(const std::vector<optim::ParamTensor>& tensors, size_t state_count) {
     const size_t n = tensors.size();
-    Extents extents(n * (3 + state_count) + 1);
-    extents.add(tensors[0].step, static_cast<int64_t>(n * sizeof(float)), true, {"steps", -1});
+    Disjoint memory(n * (3 + state_count) + 1);
+    memory.add(tensors[0].step, static_cast<int64_t>(n * sizeof(float)), true, {"steps", -1});
     for (size_t t = 0; t < n; ++t) {
         const optim::ParamTensor& tensor = tensors[t];
         const auto index = static_cast<int64_t>(t);
         const int64_t bytes = tensor.numel * bytes_of(tensor.dtype);
-        extents.add(tensor.weight, bytes, true, {"params", index});
-        extents.add(tensor.grad, bytes, false, {"grads", index});
+        memory.add(tensor.weight, bytes, true, {"params", index});
+        memory.add(tensor.grad, bytes, false, {"grads", index});
         if (tensor.master_format != optim::MasterFormat::none) {
             const bool split = tensor.master_format == optim::MasterFormat::split;
-            extents.add(tensor.master, tensor.numel * (split ? 2 : 4), true, {"masters", index});
+            memory.add(tensor.master, tensor.numel * (split ? 2 : 4), true, {"masters", index});
         }
         for (size_t k = 0; k < state_count; ++k) {
-            extents.add(tensor.states[k], tensor.numel * 4, true, {"states", static_cast<int64_t>(k * n + t)});
+            memory.add(tensor.states[k], tensor.numel * 4, true, {"states", static_cast<int64_t>(k * n + t)});
         }
     }
-    extents.check_disjoint();
+    memory.check();
 }
 
 void check_tables(const OptimLists& lists, const optim::RuleInfo& rule) {

@@ -81,10 +81,10 @@ Stats unscale_(std::vector<Tensor> tensors, Tensor inv_scale, bool count_zeros) 
     const auto spans = spans_of(tensors, "tensors");
     const auto count = static_cast<int64_t>(spans.size());
     check_scalar(inv_scale, tensors[0], "inv_scale");
-    Disjoint written;
-    for (int64_t i = 0; i < count; ++i) written.add(tensors[i], "tensors", i);
-    written.add(inv_scale, "inv_scale");
-    written.check();
+    Disjoint memory(spans.size() + 1);
+    for (int64_t i = 0; i < count; ++i) memory.add(tensors[i], true, {"tensors", i});
+    memory.add(inv_scale, false, {"inv_scale"});
+    memory.check();
 
     const Stats stats = empty_stats(tensors[0], count);
     std::vector<scale::MutableSpan> targets;
@@ -113,13 +113,13 @@ void scale_update_(Tensor scale, Tensor growth_tracker, Tensor hysteresis_tracke
                 "a 32-bit count of at least 1");
     check_range(min_scale > 0.0, "min_scale", min_scale, "a number above 0");
     check_range(max_scale >= min_scale, "max_scale", max_scale, "a number not below min_scale");
-    Disjoint written;
-    written.add(scale, "scale");
-    written.add(growth_tracker, "growth_tracker");
-    written.add(hysteresis_tracker, "hysteresis_tracker");
-    written.add(skipped_steps, "skipped_steps");
-    written.add(found_inf, "found_inf");
-    written.check();
+    Disjoint memory(5);
+    memory.add(scale, true, {"scale"});
+    memory.add(growth_tracker, true, {"growth_tracker"});
+    memory.add(hysteresis_tracker, true, {"hysteresis_tracker"});
+    memory.add(skipped_steps, true, {"skipped_steps"});
+    memory.add(found_inf, false, {"found_inf"});
+    memory.check();
 
     const scale::LossScalePointers state = {static_cast<float*>(scale.mutable_data_ptr()),
                                             static_cast<int32_t*>(growth_tracker.mutable_data_ptr()),

@@ -80,23 +80,32 @@ void check_dense(const Tensor& tensor, const std::string& name) {
         " whose elements do not fill their memory (sliced or expanded), wanted a dense one; call .contiguous() on it");
 }
 
-void Disjoint::add(const Tensor& tensor, const char* name, int64_t index) {
+void Disjoint::add(const void* data, int64_t bytes, bool written, const Place& place) {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    if (bytes > 0) extents_.push_back({begin, begin + static_cast<uintptr_t>(bytes), written, place});
+}
+
+void Disjoint::add(const Tensor& tensor, bool written, const Place& place) {
     if (tensor.numel() == 0) return;
     int64_t last = 0;
     const auto sizes = tensor.sizes();
     const auto strides = tensor.strides();
     for (size_t d = 0; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
-    const auto* begin = static_cast<const char*>(tensor.const_data_ptr());
-    extents_.push_back({begin, begin + (last + 1) * static_cast<int64_t>(tensor.element_size()), name, index});
+    add(tensor.const_data_ptr(), (last + 1) * static_cast<int64_t>(tensor.element_size()), written, place);
 }
 
 void Disjoint::check() {
-    const auto text = [](const Extent& e) { return e.index < 0 ? std::string(e.name) : item(e.name, e.index); };
-    std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
-    for (size_t i = 1; i < extents_.size(); ++i) {
-        if (extents_[i].begin >= extents_[i - 1].end) continue;
-        fail(text(extents_[i - 1]), ": shares memory with ", text(extents_[i]),
-             ", wanted separate tensors; pass each one once, or .clone() one of the two");
+    std::sort(extents_.begin(), extents_.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+    const Extent* last = nullptr;          // of those seen, the one that reaches farthest
+    const Extent* last_written = nullptr;  // of the written ones seen
+    for (const Extent& extent : extents_) {
+        const Extent* other = extent.written ? last : last_written;
+        if (other != nullptr && extent.begin < other->end) {
+            fail(extent.place.text(), ": shares memory with ", other->place.text(),
+                 ", wanted separate tensors; pass each one once, or .clone() one of the two");
+        }
+        if (last == nullptr || extent.end > last->end) last = &extent;
+        if (extent.written && (last_written == nullptr || extent.end > last_written->end)) last_written = &extent;
     }
 }
 

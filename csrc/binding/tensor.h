@@ -41,23 +41,30 @@ void check_same_device(const Tensor& tensor, const Tensor& first, const std::str
 // One float32 number on the device of `like`.
 void check_scalar(const Tensor& tensor, const Tensor& like, const std::string& name);
 
-// Memory that must not overlap, because an op writes to it: add() every tensor, then check().
+inline std::string item(const std::string& list, int64_t index) { return list + "[" + std::to_string(index) + "]"; }
+
+// An argument, or a tensor's place in a list. It becomes text only in an error: a step may have ten thousand tensors.
+struct Place {
+    const char* name;  // must outlive this
+    int64_t index = -1;
+    std::string text() const { return index < 0 ? name : item(name, index); }
+};
+
+// What an op writes must not share memory with anything else that it writes or reads: add() everything, then check().
 class Disjoint {
   public:
-    // `name` must outlive this; an index makes it name[index].
-    void add(const Tensor& tensor, const char* name, int64_t index = -1);
+    explicit Disjoint(size_t room) { extents_.reserve(room); }
+    void add(const void* data, int64_t bytes, bool written, const Place& place);
+    void add(const Tensor& tensor, bool written, const Place& place);
     void check();
 
   private:
     struct Extent {
-        const char* begin;
-        const char* end;
-        const char* name;
-        int64_t index;
+        uintptr_t begin, end;
+        bool written;
+        Place place;
     };
     std::vector<Extent> extents_;
 };
-
-inline std::string item(const std::string& list, int64_t index) { return list + "[" + std::to_string(index) + "]"; }
 
 }  // namespace halfops::binding

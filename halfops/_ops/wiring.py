@@ -15,13 +15,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from halfops._ops import composed, ops
+from halfops._ops.registry import has_kernel
 
 _LIBRARY = torch.library.Library("halfops", "IMPL")
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
-
-
-def _has_kernel(name: str, device: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{name}", _DEVICES[device]))
 
 
 def _native(args: Sequence[Any], devices: frozenset[str]) -> bool:
@@ -76,7 +73,7 @@ def dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., A
 
     torch.library.register_fake(f"halfops::{name}", imagined)
     op = getattr(ops, name).default
-    devices = frozenset({"meta"} | {device for device in _DEVICES if _has_kernel(name, device)})
+    devices = frozenset({"meta"} | {device for device in _DEVICES if has_kernel(name, device)})
 
     def call(*args: Any) -> Any:
         if forward_ad._current_level >= 0:

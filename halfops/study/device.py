@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+import halfops
+
 
 def choose(name: str) -> torch.device:
     """The device called `name`; for "auto", CUDA if this halfops has kernels for one that is there, else the CPU.
@@ -28,6 +30,4 @@ def choose(name: str) -> torch.device:
 
 
 def _has_cuda_ops() -> bool:
-    return all(
-        torch._C._dispatch_has_kernel_for_dispatch_key(f"halfops::{op}", "CUDA") for op in ("linear", "optim_step_")
-    )
+    return all(halfops.has_kernel(op, "cuda") for op in ("linear", "optim_step_"))
