@@ -21,14 +21,8 @@ from cases.optim import (
 )
 
 from halfops import optim
-from halfops._ops.registry import has_kernel
 
-
-@pytest.fixture
-def device(device):
-    if not has_kernel("optim_step_", device.type):
-        pytest.skip(f"no optimizer for {device.type} in this build")
-    return device
+NEEDS_KERNEL = "optim_step_"
 
 
 PEERS = {case.name: case for case in CASES if case.peer is not None}
