@@ -117,16 +117,29 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     rounds = 5 if arguments.quick else 15
     recorder = Recorder("linear", device, arguments.out if arguments.record else None)
+    begin = time.perf_counter()
+
+    def late(case: str) -> bool:
+        if time.perf_counter() - begin <= arguments.seconds:
+            return False
+        print(f"\n{case} skipped: {arguments.seconds:g} s were spent before it")
+        recorder.add([{"case": case, "provider": "all", "skipped": "no time was left"}])
+        return True
+
     with torch.no_grad():
         for name, dtype in DTYPES.items():
             for problem in QUICK if arguments.quick else (*LINEAR, *EDGES):
                 case = f"{name}, {problem.label}"
+                if late(case):
+                    continue
                 print(f"\n{case}")
                 for job, providers in layer(problem, dtype, device).items():
                     recorder.add(measure(case, job, problem.flops, providers, rounds, device))
             for shape in BATCHED_QUICK if arguments.quick else BATCHED:
                 batch, m, n, k = shape
                 case = f"{name}, {batch} products ({m}, {n}, {k})"
+                if late(case):
+                    continue
                 print(f"\n{case}")
                 flops, providers = 2 * batch * m * n * k, batched(shape, dtype, device)
                 recorder.add(measure(case, "matmul", flops, providers, rounds, device))
