@@ -88,14 +88,15 @@ def ours(**extras: Any) -> Callable[[Problem], Step]:
     return make
 
 
-def torch_amp(**extras: Any) -> Callable[[Problem], Step]:
+def torch_amp(capturable: bool = False, **extras: Any) -> Callable[[Problem], Step]:
     """float32 parameters, unscale, clip, update, and the cast of the weights that the next forward needs."""
 
     def make(problem: Problem) -> Step:
         parameters = problem.trained(torch.float32, problem.full)
         sources = [parameter.detach() for parameter in parameters]
         halves = [source.to(problem.dtype) for source in sources]
-        optimizer = torch.optim.AdamW(parameters, **HYPER, **extras)
+        graph = capturable and problem.device.type == "cuda"  # torch refuses it elsewhere
+        optimizer = torch.optim.AdamW(parameters, **HYPER, capturable=graph, **extras)
         scaler = _running(torch.amp.GradScaler(problem.device.type, **SCALING), problem.device)
 
         def step() -> None:
