@@ -27,7 +27,7 @@ class Adapter:
     moved: float
     kept: float
     dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16)
-    # One compilation for each shape: a minute or more for all shapes of one model.
+    # Once for each shape: a minute or more for all shapes of one model.
     compiles: bool = False
 
     @property

@@ -9,6 +9,7 @@ block that torch pools, an access beyond a tensor is no error that a sanitizer s
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -89,15 +90,19 @@ def parts(device: str) -> Iterator[tuple[str, Callable[[], None]]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the script itself")
-    device = parser.parse_args(argv).device
-    count = 0
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no part after so many seconds")
+    arguments = parser.parse_args(argv)
+    device, begin, count, left = arguments.device, time.perf_counter(), 0, 0
     for label, part in parts(device):
+        if time.perf_counter() - begin > arguments.seconds:
+            left += 1
+            continue
         print(label, flush=True)
         part()
         if device != "cpu":
             torch.cuda.synchronize()
         count += 1
-    print(f"{count} parts ran")
+    print(f"{count} parts ran" + (f", no time was left for {left}" if left else ""))
     return 0
 
 

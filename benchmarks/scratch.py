@@ -6,7 +6,6 @@ What was built last, and from what, stands in built.json, so that a pass that is
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -122,15 +121,15 @@ class Scratch:
         """A wheel into a folder of its own: by pip, which sees whether it fits this Python, or by hand without pip."""
         site = self.path / "site"
         shutil.rmtree(site, ignore_errors=True)
-        if importlib.util.find_spec("pip") is None:
-            unpack(wheel, site)
-            return site, "unzipped, as there is no pip"
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
         command += ["--no-index", "--no-compile", "--no-cache-dir", "--target", str(site), str(wheel)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.empty)
-        if done.returncode != 0:
-            raise RuntimeError(f"pip does not take {wheel.name}: {(done.stderr.strip() or 'no reason given')[-300:]}")
-        return site, "installed by pip"
+        if done.returncode == 0:
+            return site, "installed by pip"
+        if "No module named pip" in done.stderr:
+            unpack(wheel, site)
+            return site, "unzipped, as there is no pip"
+        raise RuntimeError(f"pip does not take {wheel.name}: {(done.stderr.strip() or 'no reason given')[-300:]}")
 
     def unpack_peers(self, folder: Path) -> list[str]:
         """Every wheel of a folder, unpacked into one; their names and versions."""
