@@ -164,7 +164,7 @@ std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const opt
         check_like(grad, param, index, first, {"grads", index});
         tensor.master_format = master_format(master, param, index, first);
         tensor.weight = param.mutable_data_ptr();
-        tensor.grad = grad.const_data_ptr();
+        tensor.grad = grad.mutable_data_ptr();
         tensor.master = tensor.master_format == optim::MasterFormat::none ? nullptr : master.mutable_data_ptr();
         for (size_t k = 0; k < state_count; ++k) {
             const Tensor& state = lists.states[k * n + t];
@@ -209,6 +209,8 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
     step.found_inf = scalar_pointer<float>(found_inf);
     step.sum_of_squares = scalar_pointer<double>(sum_of_squares);
     step.max_grad_norm = max_grad_norm.value_or(std::numeric_limits<double>::infinity());
+    step.ema_weight = 0.0f;
+    step.zero_grad = false;
     optim::cpu::step(step, torch_parallel());
 }
 

@@ -20,9 +20,10 @@ enum class Rounding : int32_t { nearest, stochastic };
 // One parameter with all that belongs to it: contiguous arrays of numel elements on the engine's device.
 struct ParamTensor {
     void* weight;
-    const void* grad;                   // dtype of the weight
+    void* grad;                         // dtype of the weight; written only if the step zeroes gradients
     void* master;                       // int16 (split), float (f32) or null (none)
     float* states[update::kMaxStates];  // as many as the rule has
+    float* ema;                         // moving average of the weight, or null (none)
     float* step;                        // this tensor's count, advanced by one
     const double* hyper;                // the rule's columns
     int64_t numel;
@@ -41,6 +42,8 @@ struct Step {
     const float* found_inf;        // null: 0
     const double* sum_of_squares;  // of the gradients as they are (scaled); null: unknown
     double max_grad_norm;          // used if sum_of_squares is known; infinity: no clipping
+    float ema_weight;              // 1 - decay: the share of the new weight in the moving average
+    bool zero_grad;                // gradients become 0 in the same pass, in a skipped step, too
 };
 
 // What a rule declares (math/update/all.h).
