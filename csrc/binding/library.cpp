@@ -43,11 +43,13 @@ STABLE_TORCH_LIBRARY(halfops, m) {
         "Tensor(d!) skipped_steps, Tensor found_inf, float growth_factor, float backoff_factor, int growth_interval, "
         "int hysteresis, float min_scale, float max_scale) -> ()");
 
-    // optim: one step of every tensor. rows [n, 2] int64: the tensor's row in hyper, its key for stochastic rounding
+    // optim: one step of every tensor. rows [n, 2] int64: the tensor's row in hyper, its key for stochastic rounding.
+    // emas: empty, or one a parameter. grads are written only with zero_grad
     m.def(
-        "optim_step_(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] masters, Tensor(c!)[] states, "
-        "Tensor(d!) steps, Tensor rows, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, Tensor? sum_of_squares, "
-        "float? max_grad_norm, str rounding, int seed) -> ()");
+        "optim_step_(str rule, Tensor(a!)[] params, Tensor(f!)[] grads, Tensor(b!)[] masters, Tensor(c!)[] states, "
+        "Tensor(e!)[] emas, Tensor(d!) steps, Tensor rows, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, "
+        "Tensor? sum_of_squares, float? max_grad_norm, float? ema_decay, str rounding, int seed, bool zero_grad) -> "
+        "()");
 
     // conversions between a 16-bit weight with its 16-bit remainder and the float32 master that the pair stands for
     m.def("split_master(Tensor master, ScalarType dtype) -> (Tensor weight, Tensor remainder)");

@@ -62,18 +62,30 @@ optim::MasterFormat master_format(const Tensor& master, const Tensor& param, int
     return type == ScalarType::Short ? optim::MasterFormat::split : optim::MasterFormat::f32;
 }
 
-int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+// One average a parameter, and the share that each step gives to the new weight.
+void check_emas(const OptimLists& lists, std::optional<double> decay) {
+    if (!decay.has_value()) {
+        check(lists.emas.empty(), "emas: got ", lists.emas.size(),
+              " tensors without ema_decay, wanted both; pass an empty list for no averages");
+        return;
+    }
+    // Not written as (decay < 0 || decay >= 1), which NaN would pass.
+    check(*decay >= 0.0 && *decay < 1.0, "ema_decay: got ", *decay, ", wanted a number in [0, 1)");
+    check_length(lists.emas, "emas", lists.params.size(),
+                 "one a parameter (an empty tensor for no average) with ema_decay");
+}
 
-void check_disjoint(const std::vector<optim::ParamTensor>& tensors, size_t state_count) {
+void check_disjoint(const std::vector<optim::ParamTensor>& tensors, size_t state_count, bool zero_grad) {
     const size_t n = tensors.size();
-    Disjoint memory(n * (3 + state_count) + 1);
+    Disjoint memory(n * (4 + state_count) + 1);
     memory.add(tensors[0].step, static_cast<int64_t>(n * sizeof(float)), true, {"steps", -1});
     for (size_t t = 0; t < n; ++t) {
         const optim::ParamTensor& tensor = tensors[t];
         const auto index = static_cast<int64_t>(t);
         const int64_t bytes = tensor.numel * bytes_of(tensor.dtype);
         memory.add(tensor.weight, bytes, true, {"params", index});
-        memory.add(tensor.grad, bytes, false, {"grads", index});
+        memory.add(tensor.grad, bytes, zero_grad, {"grads", index});
+        if (tensor.ema != nullptr) memory.add(tensor.ema, tensor.numel * 4, true, {"emas", index});
         if (tensor.master_format != optim::MasterFormat::none) {
             const bool split = tensor.master_format == optim::MasterFormat::split;
             memory.add(tensor.master, tensor.numel * (split ? 2 : 4), true, {"masters", index});
@@ -130,7 +142,8 @@ optim::Rounding rounding_of(const std::string& name) {
     fail("rounding: got '", name, "', wanted 'nearest' or 'stochastic'");
 }
 
-std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const optim::RuleInfo& rule, bool wants_norm) {
+std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const optim::RuleInfo& rule,
+                                              const OptimNumbers& numbers) {
     const size_t n = lists.params.size(), state_count = rule.states.size();
     check(n > 0, "params: got an empty list, wanted at least one parameter");
     check_length(lists.grads, "grads", n, "one a parameter");
@@ -140,8 +153,9 @@ std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const opt
     check_one(lists.grad_scale, ScalarType::Float, lists.params[0], "grad_scale");
     check_one(lists.found_inf, ScalarType::Float, lists.params[0], "found_inf");
     check_one(lists.sum_of_squares, ScalarType::Double, lists.params[0], "sum_of_squares");
-    check(!wants_norm || lists.sum_of_squares.has_value(),
+    check(!numbers.max_grad_norm.has_value() || lists.sum_of_squares.has_value(),
           "max_grad_norm: got a bound without sum_of_squares, wanted both; grad_stats gives the sum");
+    check_emas(lists, numbers.ema_decay);
     check_tables(lists, rule);
 
     const Tensor& first = lists.params[0];
@@ -173,12 +187,18 @@ std::vector<optim::ParamTensor> param_tensors(const OptimLists& lists, const opt
             check_like(state, param, index, first, place);
             tensor.states[k] = static_cast<float*>(state.mutable_data_ptr());
         }
+        tensor.ema = nullptr;
+        if (!lists.emas.empty() && lists.emas[t].numel() > 0) {
+            check_dtype(lists.emas[t], ScalarType::Float, {"emas", index});
+            check_like(lists.emas[t], param, index, first, {"emas", index});
+            tensor.ema = static_cast<float*>(lists.emas[t].mutable_data_ptr());
+        }
         tensor.step = steps + t;
         tensor.hyper = hyper + rows[2 * t] * static_cast<int64_t>(rule.hypers.size());
         tensor.numel = param.numel();
         tensor.key = static_cast<uint32_t>(rows[2 * t + 1]);
     }
-    check_disjoint(tensors, state_count);
+    check_disjoint(tensors, state_count, numbers.zero_grad);
     return tensors;
 }
 
@@ -190,14 +210,16 @@ const T* scalar_pointer(const std::optional<Tensor>& tensor) {
 }
 
 void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tensor> grads, std::vector<Tensor> masters,
-                 std::vector<Tensor> states, Tensor steps, Tensor rows, Tensor hyper, std::optional<Tensor> grad_scale,
-                 std::optional<Tensor> found_inf, std::optional<Tensor> sum_of_squares,
-                 std::optional<double> max_grad_norm, std::string rounding, int64_t seed) {
+                 std::vector<Tensor> states, std::vector<Tensor> emas, Tensor steps, Tensor rows, Tensor hyper,
+                 std::optional<Tensor> grad_scale, std::optional<Tensor> found_inf,
+                 std::optional<Tensor> sum_of_squares, std::optional<double> max_grad_norm,
+                 std::optional<double> ema_decay, std::string rounding, int64_t seed, bool zero_grad) {
     const int index = optim::rule_index(rule);
     const optim::Rounding mode = rounding_of(rounding);
-    const OptimLists lists = {params, grads, masters,    states,    steps,
+    const OptimLists lists = {params, grads, masters,    states,    emas,          steps,
                               rows,   hyper, grad_scale, found_inf, sum_of_squares};
-    const auto tensors = param_tensors(lists, optim::rules()[index], max_grad_norm.has_value());
+    const OptimNumbers numbers = {max_grad_norm, ema_decay, zero_grad};
+    const auto tensors = param_tensors(lists, optim::rules()[index], numbers);
 
     optim::Step step;
     step.tensors = tensors.data();
@@ -209,8 +231,8 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
     step.found_inf = scalar_pointer<float>(found_inf);
     step.sum_of_squares = scalar_pointer<double>(sum_of_squares);
     step.max_grad_norm = max_grad_norm.value_or(std::numeric_limits<double>::infinity());
-    step.ema_weight = 0.0f;
-    step.zero_grad = false;
+    step.ema_weight = ema_weight(numbers);
+    step.zero_grad = zero_grad;
     optim::cpu::step(step, torch_parallel());
 }
 

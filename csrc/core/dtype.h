@@ -27,6 +27,8 @@ struct bf16 {
 
 enum class DType : int32_t { f16, bf16, f32, i16 };
 
+HALFOPS_HD constexpr int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
 template <class T>
 struct DTypeOf;
 template <>

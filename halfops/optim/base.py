@@ -13,7 +13,15 @@ from halfops._ops.optim import optim_step_, state_names
 from halfops._ops.registry import has_kernel
 from halfops._ops.scale import grad_stats
 from halfops.optim import checks
-from halfops.optim.storage import convert_state, follow_layout, master_name, new_master, read_master, zeros
+from halfops.optim.storage import (
+    convert_state,
+    follow_layout,
+    in_layout_of,
+    master_name,
+    new_master,
+    read_master,
+    zeros,
+)
 from halfops.optim.worklist import Call, WorkList, build_call
 
 
@@ -35,6 +43,10 @@ class HalfOptimizer(Optimizer):
     `max_grad_norm` clips the norm of all gradients of this optimizer, as `torch.nn.utils.clip_grad_norm_` would; the
     gradients themselves are not changed. With it, a non-finite gradient skips the step even without a scaler.
 
+    `ema_decay` keeps a moving average of the weights, in float32, in the same pass: `ema = decay ema + (1 - decay) w`
+    after each update, w being the master, or without one the weight as it was rounded. It starts at the master before
+    the first step; `ema_params()` gives it. The attribute may be changed between steps (a warm-up of the decay).
+
     `step()` understands the protocol of `torch.amp.GradScaler` for fused optimizers: the gradients are unscaled inside
     the update, and an overflow skips the whole step: weights, states and step counts stay as they are. Nothing is read
     back to the host. `fused_unscale=False` turns this off for tools that insist on unscaling themselves.
@@ -50,6 +62,7 @@ class HalfOptimizer(Optimizer):
         master: str,
         rounding: str,
         max_grad_norm: float | None,
+        ema_decay: float | None,
         state_dtype: torch.dtype,
         seed: int,
         fused_unscale: bool,
@@ -61,7 +74,10 @@ class HalfOptimizer(Optimizer):
         if max_grad_norm is not None:
             checks.number("max_grad_norm", max_grad_norm)
             max_grad_norm = float(max_grad_norm)
-        self.master, self.rounding, self.max_grad_norm = master, rounding, max_grad_norm
+        if ema_decay is not None:
+            checks.number("ema_decay", ema_decay, below=1.0)
+            ema_decay = float(ema_decay)
+        self.master, self.rounding, self.max_grad_norm, self.ema_decay = master, rounding, max_grad_norm, ema_decay
         self.state_dtype, self.seed = state_dtype, seed
         self._step_supports_amp_scaling = bool(fused_unscale)
         self._work: WorkList | None = None
@@ -97,26 +113,32 @@ class HalfOptimizer(Optimizer):
             raise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient. Returns what the closure returns."""
+    def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
+        """One step of every parameter that has a gradient. Returns what the closure returns.
+
+        With zero_grad, gradients are set to zero in place in the same pass, for loops that keep their gradient buffers,
+        such as CUDA graphs; in a skipped step, too.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._advance()
+        self._advance(bool(zero_grad))
         return loss
 
     # Pointer comparisons mean nothing to a tracer: one clean graph break, as torch.optim makes around its own step.
     @_disable_dynamo
-    def _advance(self) -> None:
+    def _advance(self, zero_grad: bool) -> None:
         work = self._prepare()
         try:
-            self._run(work.calls)
+            self._run(work.calls, zero_grad)
         finally:
             work.release_gradients()
 
-    def _run(self, calls: list[Call]) -> None:
+    def _run(self, calls: list[Call], zero_grad: bool) -> None:
         numbers = [call.hyper.read() for call in calls]
+        if zero_grad and len(calls) > 1:
+            checks.apart([grad for call in calls for grad in call.grads])
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         sum_of_squares = None
         if self.max_grad_norm is not None and calls:
@@ -125,7 +147,7 @@ class HalfOptimizer(Optimizer):
                 first, *others = (grad_stats(call.grads).sum_of_squares for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
 
-        def run(call: Call, found_inf: Tensor | None) -> None:
+        def run(call: Call, found_inf: Tensor | None, zero_grad: bool) -> None:
             optim_step_(
                 call.rule,
                 call.params,
@@ -135,22 +157,28 @@ class HalfOptimizer(Optimizer):
                 call.steps,
                 call.rows,
                 call.hyper.table,
+                emas=call.emas,
                 grad_scale=scalar_on(call.device, grad_scale, torch.float32),
                 found_inf=scalar_on(call.device, found_inf, torch.float32),
                 sum_of_squares=scalar_on(call.device, sum_of_squares, torch.float64),
                 max_grad_norm=self.max_grad_norm,
+                ema_decay=self.ema_decay,
                 rounding=self.rounding,
                 seed=self.seed,
+                zero_grad=zero_grad,
             )
 
         for call, values in zip(calls, numbers, strict=True):
             call.hyper.write(values)
             if len(calls) > 1:  # what one call refuses must not come after another has changed its parameters
-                run(call, torch.ones((), device=call.device))
+                run(call, torch.ones((), device=call.device), False)
         for call in calls:
-            run(call, found_inf)
+            run(call, found_inf, zero_grad)
             # The op writes behind autograd's back; a graph that saved one of these weights must notice.
-            torch.autograd.graph.increment_version(call.params)
+            torch.autograd.graph.increment_version([*call.params, *(call.grads if zero_grad else ())])
+        copied = [grad for call in calls for grad in call.copied]
+        if zero_grad and copied:
+            torch._foreach_zero_(copied)
 
     def _prepare(self) -> WorkList:
         """The step's tensors, checked, from the cache where nothing changed."""
@@ -159,12 +187,13 @@ class HalfOptimizer(Optimizer):
         present = [grad is not None for grad in grads]
         rules = [self._rule(group) for group in self.param_groups for _ in group["params"]]
         work = self._work
-        if work is None or not work.holds(params, rules, self.param_groups, self.state, present):
+        averaged = self.ema_decay is not None
+        if work is None or not work.holds(params, rules, self.param_groups, self.state, present, averaged):
             self._check_before_building(params, grads)
             if work is not None:
                 self._forget_remainders(work)
             self._work = None
-            work = WorkList(params, rules, self.param_groups, self.state)
+            work = WorkList(params, rules, self.param_groups, self.state, averaged)
             self._build(work, present)
         work.take_gradients(grads)
         self._work = work
@@ -188,7 +217,9 @@ class HalfOptimizer(Optimizer):
             if present[i]:
                 self._ensure_state(param, work.rules[i])
                 members.setdefault((param.device, work.rules[i]), []).append((i, param, groups[i]))
-        work.calls = [build_call(rule, device, each, self.state) for (device, rule), each in members.items()]
+        work.calls = [
+            build_call(rule, device, each, self.state, work.averaged) for (device, rule), each in members.items()
+        ]
         work.remember(present)
 
     def _forget_remainders(self, work: WorkList) -> None:
@@ -213,6 +244,9 @@ class HalfOptimizer(Optimizer):
             state[wanted] = new_master(param, wanted)
         if wanted is not None:
             state[wanted] = follow_layout(param, state[wanted])
+        if self.ema_decay is not None:
+            average = state.get("ema_param")
+            state["ema_param"] = read_master(param, state) if average is None else follow_layout(param, average)
 
     def _parameters(self) -> Iterable[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
@@ -223,8 +257,24 @@ class HalfOptimizer(Optimizer):
         return [read_master(param, self.state.get(param, {})) for param in self._parameters()]
 
     @torch.no_grad()
+    def ema_params(self) -> list[Tensor]:
+        """Float32 copies of the averages, in the order of the parameters; where no step was taken yet, the masters."""
+        if self.ema_decay is None:
+            raise RuntimeError(
+                f"ema_params: got {type(self).__name__} with ema_decay=None, which keeps no averages; wanted a decay, "
+                "as in ema_decay=0.999"
+            )
+        return [
+            in_layout_of(param, state["ema_param"], torch.float32)
+            if "ema_param" in state
+            else read_master(param, state)
+            for param in self._parameters()
+            for state in [self.state.get(param, {})]
+        ]
+
+    @torch.no_grad()
     def sync_master_from_model(self) -> None:
-        """Makes the weights, changed from outside (`model.load_state_dict`, an edit), the masters."""
+        """Makes the weights, changed from outside (`model.load_state_dict`, an edit), the masters. Averages stay."""
         for param in self._parameters():
             state = self.state.get(param, {})
             if "master_param" in state:
@@ -237,7 +287,8 @@ class HalfOptimizer(Optimizer):
 
         Moments and masters keep every bit, unlike in torch, which would cast them to the parameter's dtype. A master
         saved by another `master=` is converted exactly; one that is missing is built from the weights. Where float32
-        masters become `"split"` or float32 parameters, the weights follow them.
+        masters become `"split"` or float32 parameters, the weights follow them. Averages are dropped without
+        `ema_decay`; with it, missing ones start at the loaded masters.
 
         Errors leave weights, states and groups as they were.
         """
@@ -287,13 +338,24 @@ class HalfOptimizer(Optimizer):
             entry = saved["state"].get(key)
             if entry:
                 names = state_names(rule)
-                state, weight = convert_state(f"parameter {i}", param, entry, names, self.master, self.state_dtype)
+                averaged = self.ema_decay is not None
+                state, weight = convert_state(
+                    f"parameter {i}", param, entry, names, self.master, self.state_dtype, averaged
+                )
                 loaded.append((param, state, weight))
         known = set(ids)
         return groups, {key: value for key, value in saved["state"].items() if key not in known}
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("master", "rounding", "max_grad_norm", "state_dtype", "seed", "_step_supports_amp_scaling")
+        names = (
+            "master",
+            "rounding",
+            "max_grad_norm",
+            "ema_decay",
+            "state_dtype",
+            "seed",
+            "_step_supports_amp_scaling",
+        )
         return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ class Call:
     params: list[Tensor]
     masters: list[Tensor]
     states: list[Tensor]  # state-major
+    emas: list[Tensor]  # one a parameter, or none at all
     steps: Tensor
     rows: Tensor
     hyper: HyperTable
@@ -80,6 +81,7 @@ class Call:
         tuple[int, Tensor]
     ]  # position within the call, parameter: not contiguous, its gradient is brought in line
     grads: list[Tensor]
+    copied: list[Tensor]  # the gradients whose copies are in grads
 
 
 def member_views(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -90,9 +92,15 @@ class WorkList:
     """Every call of one step, and what it was built from."""
 
     def __init__(
-        self, params: list[Tensor], rules: list[str], groups: list[Group], state: dict[Tensor, dict[str, Any]]
+        self,
+        params: list[Tensor],
+        rules: list[str],
+        groups: list[Group],
+        state: dict[Tensor, dict[str, Any]],
+        averaged: bool,
     ) -> None:
         self.params, self.rules, self.groups, self.state = params, rules, list(groups), state
+        self.averaged = averaged
         self.present: list[bool] = []
         self.pointers: list[int] = []
         self.dtypes: list[torch.dtype] = []
@@ -110,11 +118,18 @@ class WorkList:
         return [value for entry in self.state.values() if isinstance(entry, dict) for value in entry.values()]
 
     def holds(
-        self, params: list[Tensor], rules: list[str], groups: list[Group], state: Any, present: list[bool]
+        self,
+        params: list[Tensor],
+        rules: list[str],
+        groups: list[Group],
+        state: Any,
+        present: list[bool],
+        averaged: bool,
     ) -> bool:
         """Whether nothing changed that the lists depend on."""
         return (
             state is self.state
+            and averaged == self.averaged
             and rules == self.rules
             and present == self.present
             and same_objects(groups, self.groups)
@@ -132,19 +147,23 @@ class WorkList:
             if not gradients_fit(params, taken):
                 for i, param, grad in zip(call.members, params, taken, strict=True):
                     checks.gradient(f"parameter {i}", param, grad)
+            call.copied = []
             if call.strided:
                 for position, param in call.strided:
                     grad = taken[position]
                     if grad.stride() != param.stride():
+                        call.copied.append(grad)
                         grad = in_layout_of(param, grad, grad.dtype)
                     taken[position] = flat(grad)
             if not all(map(Tensor.is_contiguous, taken)):
+                call.copied += [grad for grad in taken if not grad.is_contiguous()]
                 taken = [grad.contiguous() for grad in taken]
             call.grads = taken
 
     def release_gradients(self) -> None:
         for call in self.calls:
             call.grads = []
+            call.copied = []
 
 
 def gradients_fit(params: list[Tensor], grads: list[Tensor]) -> bool:
@@ -165,7 +184,11 @@ def pack_steps(entries: list[dict[str, Any]], device: torch.device) -> Tensor:
 
 
 def build_call(
-    rule: str, device: torch.device, members: list[tuple[int, Tensor, Group]], state: dict[Tensor, dict[str, Any]]
+    rule: str,
+    device: torch.device,
+    members: list[tuple[int, Tensor, Group]],
+    state: dict[Tensor, dict[str, Any]],
+    averaged: bool,
 ) -> Call:
     names = state_names(rule)
     params = [param for _, param, _ in members]
@@ -185,9 +208,11 @@ def build_call(
         params=member_views(params),
         masters=member_views(masters),
         states=member_views(entry[name] for name in names for entry in entries),
+        emas=member_views(entry["ema_param"] for entry in entries if averaged),
         steps=pack_steps(entries, device),
         rows=torch.tensor([[row_of[id(group)], index] for index, _, group in members], dtype=torch.int64),
         hyper=HyperTable(groups, hyper_names(rule), device),
         strided=[(at, param) for at, param in enumerate(params) if not param.is_contiguous()],
         grads=[],
+        copied=[],
     )
