@@ -20,12 +20,17 @@ struct Grid {
     unsigned shared_bytes = 0;
 };
 
+// launch<kernel>(grid, stream, arguments...): the kernel is a template argument, so that an emulator knows its name.
 template <auto kKernel, class... Arguments>
 cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments) {
 #if defined(HALFOPS_EMULATOR)
-    return emulator::launch<kKernel>(grid.blocks, grid.threads, grid.shared_bytes, [&] { kKernel(arguments...); });
+    static_cast<void>(stream);
+    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
+                            [&] { kKernel(arguments...); });
 #else
+    // clang-format off
     kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
+    // clang-format on
     return cudaGetLastError();
 #endif
 }
@@ -49,6 +54,20 @@ cudaError_t persistent_blocks(int64_t wanted, unsigned threads, unsigned* blocks
         if (status == cudaSuccess && device < kDevices) resident[device].store(known, std::memory_order_relaxed);
     }
     *blocks = static_cast<unsigned>(larger(1, smaller(wanted, known)));
+    return status;
+}
+
+// Whether this binary has the kernel for the current device; a yes is asked for once a device.
+template <auto kKernel>
+cudaError_t has_kernel() {
+    constexpr int kDevices = 64;
+    static std::atomic<bool> known[kDevices];
+    int device = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess || (device < kDevices && known[device].load(std::memory_order_relaxed))) return status;
+    cudaFuncAttributes attributes;
+    status = cudaFuncGetAttributes(&attributes, kKernel);
+    if (status == cudaSuccess && device < kDevices) known[device].store(true, std::memory_order_relaxed);
     return status;
 }
 

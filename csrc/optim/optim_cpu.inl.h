@@ -72,12 +72,18 @@ static void store(const Job& job, int64_t at, int64_t n, const float* w) {
     }
 }
 
-// w: what was stored; it becomes what weight and master stand for now.
+// w is room for a block: it becomes what weight and master, as they are stored, stand for.
 static void average(const Job& job, int64_t at, int64_t n, float* w) {
     const ParamTensor& t = job.tensor;
-    if (t.master_format == MasterFormat::none) {  // what rounding took away is in no weight, so in no average
-        if (t.dtype == DType::f16) widen(static_cast<const f16*>(t.weight) + at, w, n);
-        if (t.dtype == DType::bf16) widen(static_cast<const bf16*>(t.weight) + at, w, n);
+    switch (t.dtype) {
+        case DType::f16:
+            load_weight<f16>(t, at, n, w);
+            break;
+        case DType::bf16:
+            load_weight<bf16>(t, at, n, w);
+            break;
+        default:
+            widen(static_cast<const float*>(t.weight) + at, w, n);
     }
     float* ema = t.ema + at;
 #pragma GCC ivdep

@@ -21,7 +21,9 @@ int64_t head_of(const ParamTensor& tensor, int states, bool stochastic) {
     const int64_t stored = tensor.dtype == DType::f32 ? 4 : 2;
     const int64_t beside = tensor.master_format == MasterFormat::f32 ? 4 : 2;
     for (int64_t head = 0; head < 8; head += stochastic ? 4 : 1) {
-        const auto fits = [=](const void* pointer, int64_t size) { return (address_of(pointer) + head * size) % 16 == 0; };
+        const auto fits = [=](const void* pointer, int64_t size) {
+            return (address_of(pointer) + head * size) % 16 == 0;
+        };
         bool all = fits(tensor.weight, stored) && (tensor.master == nullptr || fits(tensor.master, beside)) &&
                    (tensor.ema == nullptr || fits(tensor.ema, 4));
         for (int k = 0; k < states; ++k) all = all && fits(tensor.states[k], 4);
@@ -180,10 +182,7 @@ Plan make_plan(const ParamTensor* tensors, const int64_t* hyper_rows, int64_t co
     return plan;
 }
 
-CudaStatus supported() {
-    cudaFuncAttributes attributes;
-    return status_of(cudaFuncGetAttributes(&attributes, join_kernel<f16>));
-}
+CudaStatus supported() { return status_of(has_kernel<join_kernel<f16>>()); }
 
 CudaStatus step(const Plan& plan, const Memory& memory, const Step& step, void* stream) {
     const auto queue = static_cast<cudaStream_t>(stream);

@@ -216,10 +216,10 @@ template <class Rule, class S>
 __global__ void __launch_bounds__(kStepThreads, 5) step_kernel(SetArguments set) {
     if (*set.open == 0) {
         if (!set.zero_grad) return;
-        for_each_chunk<Rule, S>(set, [](const Place<Rule, S>& place, const Prepared<Rule>&, const Eights& eights, bool,
-                                        int64_t) {
-            for (int at = lane_index(); at < eights.length; at += kWarpSize) place.grad[at] = typename S::T{};
-        });
+        for_each_chunk<Rule, S>(
+            set, [](const Place<Rule, S>& place, const Prepared<Rule>&, const Eights& eights, bool, int64_t) {
+                for (int at = lane_index(); at < eights.length; at += kWarpSize) place.grad[at] = typename S::T{};
+            });
         return;
     }
     for_each_chunk<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,

@@ -31,10 +31,7 @@ CudaStatus stats(const SpanTable& list, const float* inv_scale, bool count_zeros
 
 }  // namespace
 
-CudaStatus supported() {
-    cudaFuncAttributes attributes;
-    return status_of(cudaFuncGetAttributes(&attributes, scale_update_kernel));
-}
+CudaStatus supported() { return status_of(has_kernel<scale_update_kernel>()); }
 
 int64_t workspace_bytes(const ChunkTable& sizes) { return pair_sums_bytes(sizes); }
 
