@@ -1,8 +1,6 @@
 // The scale ops on CPU tensors.
 #include "binding/scale.h"
 
-#include <tuple>
-
 namespace halfops::binding {
 
 namespace {
@@ -34,10 +32,6 @@ std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char
     return spans;
 }
 
-namespace {
-
-using Stats = std::tuple<Tensor, Tensor, Tensor>;  // found_inf, sum_of_squares, per_tensor
-
 Stats empty_stats(const Tensor& like, int64_t count) {
     return {torch::stable::empty({}, ScalarType::Float, std::nullopt, like.device()),
             torch::stable::empty({}, ScalarType::Double, std::nullopt, like.device()),
@@ -49,6 +43,8 @@ scale::StatsOut pointers(const Stats& stats) {
             static_cast<double*>(std::get<1>(stats).mutable_data_ptr()),
             static_cast<double*>(std::get<2>(stats).mutable_data_ptr())};
 }
+
+namespace {
 
 void check_counter(const Tensor& tensor, ScalarType type, const Tensor& like, const std::string& name) {
     check(tensor.numel() == 1 && tensor.scalar_type() == type, name, ": got ", dtype_name(tensor.scalar_type()),
