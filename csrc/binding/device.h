@@ -19,6 +19,8 @@ class OnDevice {
     // torch's current stream on the device, a cudaStream_t. Asked at each use: it may change between two launches.
     void* stream() const;
 
+    bool is_capturing() const;  // into a CUDA graph
+
     // Memory from torch's allocator, at least 16-byte aligned. It is reused only by what comes later on the stream, so
     // it may be let go as soon as the kernels that use it are launched.
     Tensor bytes(int64_t count) const;

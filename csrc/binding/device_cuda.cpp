@@ -35,6 +35,8 @@ void* OnDevice::stream() const {
     return stream;
 }
 
+bool OnDevice::is_capturing() const { return halfops::is_capturing(stream()); }
+
 Tensor OnDevice::bytes(int64_t count) const {
     const torch::stable::Device device(torch::headeronly::DeviceType::CUDA, index_);
     return torch::stable::empty({count}, ScalarType::Byte, std::nullopt, device);

@@ -5,15 +5,17 @@
 namespace halfops::binding {
 namespace {
 
-// A list as the kernels read it; the words must outlive the launches.
+// A list as the kernels read it; addresses and words must outlive the launches.
 struct ListOnDevice {
-    Tensor words;
+    Tensor addresses, words;
     scale::SpanTable table;
 
     ListOnDevice(const std::vector<scale::Span>& spans, const OnDevice& device) {
+        const auto count = static_cast<int64_t>(spans.size());
         ChunkTable sizes;
-        words = device.words(scale::span_words(spans.data(), static_cast<int64_t>(spans.size()), &sizes));
-        table = scale::span_table_at(words_of(words), sizes);
+        words = device.words(scale::span_words(spans.data(), count, &sizes));
+        addresses = device.words(scale::span_addresses(spans.data(), count));
+        table = scale::span_table_at(words_of(addresses), words_of(words), sizes);
     }
 };
 

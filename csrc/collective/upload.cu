@@ -47,4 +47,10 @@ CudaStatus upload(int64_t* target, const int64_t* words, int64_t count, void* st
     return status_of(status);
 }
 
+bool is_capturing(void* stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status) == cudaSuccess &&
+           status != cudaStreamCaptureStatusNone;
+}
+
 }  // namespace halfops

@@ -13,4 +13,7 @@ namespace halfops {
 // words[0 .. count) to the device memory at `target`, on a cudaStream_t.
 CudaStatus upload(int64_t* target, const int64_t* words, int64_t count, void* stream);
 
+// Whether the stream is being captured into a CUDA graph, which runs what is launched now, later, and again and again.
+bool is_capturing(void* stream);
+
 }  // namespace halfops

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 4) nonfinite_kernel(SpanTable list, 
             t = find_member(list.chunks.first_chunk, list.chunks.count, c);
             next = list.chunks.first_chunk[t + 1];
         }
-        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.address(t);
+        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.addresses[t];
         switch (list.dtype(t)) {
             case DType::f16:
                 found |= chunk_nonfinite<f16>(address, numel, chunk);

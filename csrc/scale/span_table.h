@@ -16,31 +16,38 @@ struct Span {
     DType dtype;
 };
 
-// words: the address of each tensor, its numel, its dtype, then a ChunkTable. The addresses come first so that they
-// can be replaced alone where only they have changed.
+// Addresses and words lie apart, because gradients move from step to step while all else stays.
 struct SpanTable {
-    const int64_t* words;
-    ChunkTable chunks;  // within words
+    const int64_t* addresses;  // [count]
+    const int64_t* words;      // numel [count], dtype [count], then a ChunkTable
+    ChunkTable chunks;         // within words
 
-    HALFOPS_HD int64_t address(int64_t t) const { return words[t]; }
-    HALFOPS_HD int64_t numel(int64_t t) const { return words[chunks.count + t]; }
-    HALFOPS_HD DType dtype(int64_t t) const { return static_cast<DType>(words[2 * chunks.count + t]); }
+    HALFOPS_HD int64_t numel(int64_t t) const { return words[t]; }
+    HALFOPS_HD DType dtype(int64_t t) const { return static_cast<DType>(words[chunks.count + t]); }
 };
 
-// The words of a table; chunk counts and sizes in *sizes.
-inline std::vector<int64_t> span_words(const Span* spans, int64_t count, ChunkTable* sizes) {
-    std::vector<int64_t> words(static_cast<size_t>(3 * count));
+inline std::vector<int64_t> span_addresses(const Span* spans, int64_t count) {
+    std::vector<int64_t> addresses(static_cast<size_t>(count));
     for (int64_t t = 0; t < count; ++t) {
-        words[t] = static_cast<int64_t>(reinterpret_cast<uintptr_t>(spans[t].data));
-        words[count + t] = spans[t].numel;
-        words[2 * count + t] = static_cast<int64_t>(spans[t].dtype);
+        addresses[t] = static_cast<int64_t>(reinterpret_cast<uintptr_t>(spans[t].data));
+    }
+    return addresses;
+}
+
+// The words of a table; how many chunks and groups there are in *sizes.
+inline std::vector<int64_t> span_words(const Span* spans, int64_t count, ChunkTable* sizes) {
+    std::vector<int64_t> words(static_cast<size_t>(2 * count));
+    for (int64_t t = 0; t < count; ++t) {
+        words[t] = spans[t].numel;
+        words[count + t] = static_cast<int64_t>(spans[t].dtype);
     }
     *sizes = append_chunk_table(words, count, [=](int64_t t) { return spans[t].numel; });
     return words;
 }
 
-inline SpanTable span_table_at(const int64_t* words, ChunkTable sizes) {
-    return {words, chunk_table_at(words + 3 * sizes.count, sizes)};
+// The table where addresses and words have gone.
+inline SpanTable span_table_at(const int64_t* addresses, const int64_t* words, ChunkTable sizes) {
+    return {addresses, words, chunk_table_at(words + 2 * sizes.count, sizes)};
 }
 
 }  // namespace halfops::scale

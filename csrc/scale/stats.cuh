@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
             t = find_member(list.chunks.first_chunk, list.chunks.count, c);
             next = list.chunks.first_chunk[t + 1];
         }
-        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.address(t);
+        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.addresses[t];
         Pair stats;
         switch (list.dtype(t)) {
             case DType::f16:

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from halfops._ops.optim import optim_step_, state_names
+from halfops._ops.optim import state_names
+from halfops._ops.optim_plan import apart
 from halfops._ops.registry import has_kernel
-from halfops._ops.scale import grad_stats
+from halfops._ops.scale import GradStats
 from halfops.optim import checks
 from halfops.optim.storage import (
     convert_state,
@@ -22,7 +23,7 @@ from halfops.optim.storage import (
     read_master,
     zeros,
 )
-from halfops.optim.worklist import Call, WorkList, build_call
+from halfops.optim.worklist import Call, WorkList
 
 
 class HalfOptimizer(Optimizer):
@@ -129,78 +130,79 @@ class HalfOptimizer(Optimizer):
     # Pointer comparisons mean nothing to a tracer: one clean graph break, as torch.optim makes around its own step.
     @_disable_dynamo
     def _advance(self, zero_grad: bool) -> None:
-        work = self._prepare()
+        calls = self._prepare(zero_grad)
         try:
-            self._run(work.calls, zero_grad)
+            self._run(calls, zero_grad)
         finally:
-            work.release_gradients()
+            self._release_gradients()
 
     def _run(self, calls: list[Call], zero_grad: bool) -> None:
         numbers = [call.hyper.read() for call in calls]
-        if zero_grad and len(calls) > 1:
-            checks.apart([grad for call in calls for grad in call.grads])
+        if zero_grad and len(calls) > 1 and not apart([call.plan for call in calls]):
+            raise RuntimeError(
+                "zero_grad: got two parameters whose gradients share memory, wanted separate ones; "
+                "leave zero_grad out of step() and call optimizer.zero_grad(set_to_none=False) after it"
+            )
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         sum_of_squares = None
         if self.max_grad_norm is not None and calls:
             sum_of_squares = getattr(self, "grad_sumsq", None)
             if sum_of_squares is None:
-                first, *others = (grad_stats(call.grads).sum_of_squares for call in calls)
+                first, *others = (call.plan.stats().sum_of_squares for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
 
-        def run(call: Call, found_inf: Tensor | None, zero_grad: bool) -> None:
-            optim_step_(
-                call.rule,
-                call.params,
-                call.grads,
-                call.masters,
-                call.states,
-                call.steps,
-                call.rows,
+        for call, values in zip(calls, numbers, strict=True):
+            call.hyper.write(values)
+        # What a plan refuses at its step are the numbers, which are the same for all: the first one refuses them.
+        for call in calls:
+            call.plan.step(
                 call.hyper.table,
-                emas=call.emas,
                 grad_scale=scalar_on(call.device, grad_scale, torch.float32),
                 found_inf=scalar_on(call.device, found_inf, torch.float32),
                 sum_of_squares=scalar_on(call.device, sum_of_squares, torch.float64),
                 max_grad_norm=self.max_grad_norm,
                 ema_decay=self.ema_decay,
-                rounding=self.rounding,
-                seed=self.seed,
                 zero_grad=zero_grad,
+                seed=self.seed,
             )
-
-        for call, values in zip(calls, numbers, strict=True):
-            call.hyper.write(values)
-            if len(calls) > 1:  # what one call refuses must not come after another has changed its parameters
-                run(call, torch.ones((), device=call.device), False)
-        for call in calls:
-            run(call, found_inf, zero_grad)
             # The op writes behind autograd's back; a graph that saved one of these weights must notice.
-            torch.autograd.graph.increment_version([*call.params, *(call.grads if zero_grad else ())])
+            torch.autograd.graph.increment_version(call.params)
+            if zero_grad:
+                torch.autograd.graph.increment_version([grad for grad in call.gradients() if grad is not None])
         copied = [grad for call in calls for grad in call.copied]
         if zero_grad and copied:
             torch._foreach_zero_(copied)
 
-    def _prepare(self) -> WorkList:
-        """The step's tensors, checked, from the cache where nothing changed."""
-        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        grads = [param.grad for param in params]
-        present = [grad is not None for grad in grads]
-        rules = [self._rule(group) for group in self.param_groups for _ in group["params"]]
-        work = self._work
-        averaged = self.ema_decay is not None
-        if work is None or not work.holds(params, rules, self.param_groups, self.state, present, averaged):
-            self._check_before_building(params, grads)
-            if work is not None:
-                self._forget_remainders(work)
-            self._work = None
-            work = WorkList(params, rules, self.param_groups, self.state, averaged)
-            self._build(work, present)
-        work.take_gradients(grads)
-        self._work = work
-        return work
+    @_disable_dynamo
+    @torch.no_grad()
+    def _grad_stats(self, count_zeros: bool) -> list[tuple[list[int], list[torch.dtype], GradStats]]:
+        """For `halfops.amp.GradScaler`: what one read of all gradients tells, without handing it a list of them.
 
-    def _check_before_building(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        One item for each list that was read: positions among all parameters, dtypes, statistics.
+        """
+        calls = self._prepare(zero_grad=False)
+        try:
+            return [(call.members, call.dtypes, call.plan.stats(count_zeros)) for call in calls]
+        finally:
+            self._release_gradients()
+
+    def _prepare(self, zero_grad: bool) -> list[Call]:
+        """The step's calls with their gradients, checked; from the cache where nothing changed."""
+        rules = [self._rule(group) for group in self.param_groups]
+        averaged, work = self.ema_decay is not None, self._work
+        try:
+            current = work is not None and work.holds(self.param_groups, rules, self.state, averaged)
+            if work is None or not current or not work.refresh(zero_grad):
+                work = self._build(rules, averaged, zero_grad)
+        except BaseException:
+            self._release_gradients()
+            raise
+        return work.calls
+
+    def _build(self, rules: list[str], averaged: bool, zero_grad: bool) -> WorkList:
+        work = WorkList(self.param_groups, rules, self.state, averaged)
+        grads = [param.grad for param in work.params]
+        for i, (param, grad) in enumerate(zip(work.params, grads, strict=True)):
             if grad is not None:
                 checks.parameter(f"parameter {i}", param, self.master, self.rounding)
                 if param.device.type not in ("cpu", "cuda") or not has_kernel("optim_step_", param.device.type):
@@ -209,18 +211,22 @@ class HalfOptimizer(Optimizer):
                         "move the model, as in model.cpu(), and run `python -m halfops doctor` to see what there is"
                     )
                 checks.gradient(f"parameter {i}", param, grad)
+        if self._work is not None:
+            self._forget_remainders(self._work)
+        self._work = None
+        rule_of = [rule for group, rule in zip(self.param_groups, rules, strict=True) for _ in group["params"]]
+        for param, grad, rule in zip(work.params, grads, rule_of, strict=True):
+            if grad is not None:
+                self._ensure_state(param, rule)
+        work.build(grads, self.rounding)
+        for call in work.calls:
+            call.take([grads[i] for i in call.members], zero_grad)  # type: ignore[misc]
+        self._work = work
+        return work
 
-    def _build(self, work: WorkList, present: list[bool]) -> None:
-        members: dict[tuple[torch.device, str], list[tuple[int, Tensor, dict[str, Any]]]] = {}
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        for i, param in enumerate(work.params):
-            if present[i]:
-                self._ensure_state(param, work.rules[i])
-                members.setdefault((param.device, work.rules[i]), []).append((i, param, groups[i]))
-        work.calls = [
-            build_call(rule, device, each, self.state, work.averaged) for (device, rule), each in members.items()
-        ]
-        work.remember(present)
+    def _release_gradients(self) -> None:
+        if self._work is not None:
+            self._work.release_gradients()
 
     def _forget_remainders(self, work: WorkList) -> None:
         """Of parameters that were cast since: a remainder is in units of the old dtype, and says nothing in the new."""
