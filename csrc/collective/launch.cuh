@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#if defined(HALFOPS_EMULATOR)
+#include "emulator/launch.h"
+#endif
+
 namespace halfops {
 
 struct Grid {
@@ -13,10 +17,17 @@ struct Grid {
     unsigned shared_bytes = 0;
 };
 
-template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), Grid grid, cudaStream_t stream, Arguments... arguments) {
-    kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+// launch<kernel>(grid, stream, arguments...): the kernel is a template argument, so that an emulator knows its name.
+template <auto kKernel, class... Args>
+cudaError_t launch(Grid grid, cudaStream_t stream, Args... args) {
+#if defined(HALFOPS_EMULATOR)
+    static_cast<void>(stream);
+    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
+                            [&] { kKernel(args...); });
+#else
+    kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream> > >(args...);
     return cudaGetLastError();
+#endif
 }
 
 // Blocks for a grid-stride loop: enough to fill the current device, no more than there is work for.
