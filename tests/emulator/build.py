@@ -99,7 +99,7 @@ def _runtime(flavour: Flavour) -> Path:
 def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) -> Path:
     """A library (plain) or a program of `sources`, which lie in `tree`, together with the emulator."""
     how = FLAVOURS[flavour]
-    includes = [f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{tree / 'csrc'}", f"-I{tree / 'tests/emulator'}"]
+    includes = [f"-I{HERE / 'include'}", f"-I{tree / 'csrc'}", f"-I{tree / 'tests/emulator'}", f"-I{HERE}"]
     flags = [*COMMON, *WARNINGS, *how.kernels, _prefix(tree), _prefix(ROOT), *includes]
     command = [_compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
     headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]

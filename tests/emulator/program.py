@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from emulator import build
+from emulator.memory import Guarded
 
 ORDERS = ("forward", "reverse", "random", "priority")
 
@@ -115,20 +116,25 @@ class Program:
     sources: tuple[str, ...]
     tree: Path = build.ROOT
 
-    def run(self, entry: str, arrays: Arrays, mode: Mode = Mode(), flavour: str = "plain") -> Report:  # noqa: B008
-        """Calls the entry, which may write to the arrays; they are as before if it failed in a program."""
+    def run(self, entry: str, arrays: Arrays, mode: Mode = Mode(), flavour: str = "plain") -> Report:
+        """Calls the entry, which may write to the arrays."""
         path = build.build(self.name, self.sources, flavour, self.tree)
         if flavour == "plain":
             return self._call(path, entry, _flat(arrays), mode)
         return self._execute(path, entry, _flat(arrays), mode, flavour)
 
     def _call(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode) -> Report:
-        fields = [_Array(name.encode(), array.ctypes.data, array.nbytes) for name, array in flat]
+        rooms = [Guarded(array) for _, array in flat]
+        fields = [_Array(name.encode(), room.address, array.nbytes) for (name, array), room in zip(flat, rooms, strict=True)]
         numbers = (ctypes.c_int32 * 5)(*mode.numbers())
         said = _library(path).halfops_emulator_call(
             entry.encode(), (_Array * len(fields))(*fields), ctypes.c_int64(len(fields)), numbers
         )
-        return Report() if said is None else Report("emulator: " + said.decode())
+        sides = [room.write_back() for room in rooms]
+        if said is not None:
+            return Report("emulator: " + said.decode())
+        beside = [f"{side} the array {name}" for (name, _), side in zip(flat, sides, strict=True) if side]
+        return Report(f"emulator: {entry} wrote {' and '.join(beside)}" if beside else "")
 
     def _execute(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode, flavour: str) -> Report:
         before = _before_thread_sanitizer() if flavour == "thread" else []
@@ -137,7 +143,8 @@ class Program:
                 file.write(f"{name} {array.nbytes} {array.ctypes.data % 16}\n".encode() + array.tobytes())
             file.flush()
             command = [*before, str(path), entry, file.name, *map(str, mode.numbers())]
-            environ = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1"}
+            # ThreadSanitizer would wait a second at the end for threads that there are none of.
+            environ = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "atexit_sleep_ms=0"}
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environ)
             if done.returncode == 0:
                 content, position = Path(file.name).read_bytes(), 0

@@ -42,6 +42,7 @@ struct Sync {
 };
 
 #if defined(HALFOPS_EMULATOR_RACES)
+inline constexpr bool kActive = true;
 Context create();
 Context current();
 void rename(Context context, const char* name);
@@ -50,6 +51,7 @@ void switch_to(Context context);
 void release(Sync& sync);
 void acquire(Sync& sync);
 #else
+inline constexpr bool kActive = false;
 inline Context create() { return nullptr; }
 inline Context current() { return nullptr; }
 inline void rename(Context, const char*) {}

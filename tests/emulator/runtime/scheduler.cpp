@@ -1,14 +1,12 @@
 #include "runtime/scheduler.h"
 
-#include <algorithm>
 #include <map>
-#include <memory>
-#include <numeric>
 #include <stdexcept>
 
 #include "emulator/builtins.h"
 #include "emulator/launch.h"
 #include "runtime/error.h"
+#include "runtime/fault.h"
 #include "runtime/order.h"
 
 uint3 threadIdx;
@@ -88,6 +86,13 @@ void start_threads(Block& block) {
     }
 }
 
+// After an error threads are left where they stand. That the host then goes on is no race with them.
+void release_abandoned(Block& block) {
+    for (const Thread& thread : block.threads) {
+        if (thread.state != State::exited) release_as(thread, block.end);
+    }
+}
+
 void run_block(Block& block) {
     now.block = &block;
     blockIdx = block.position;
@@ -101,6 +106,7 @@ void run_block(Block& block) {
             run_until_it_waits(block.threads[order.next(block.ready)]);
         }
     }
+    if (!now.failure.empty()) release_abandoned(block);
     race::acquire(block.end);
     if (now.failure.empty()) {
         const std::string overrun = block.shared.overrun();
@@ -125,6 +131,7 @@ cudaError_t run_launch(const Launch& launch) {
     now.scheduler = race::current();
     now.failure.clear();
     now.random.seed(config().seed);
+    const CatchFaults catch_faults;
     blockDim = launch.threads;
     gridDim = launch.blocks;
     for (const unsigned index : block_order(config().order, volume(launch.blocks), now.random)) {
@@ -138,6 +145,7 @@ cudaError_t run_launch(const Launch& launch) {
 }
 
 Block& current_block() { return *now.block; }
+bool in_kernel() { return now.thread != nullptr; }
 Thread& current_thread() { return *now.thread; }
 std::string_view kernel_in_launch() { return now.launch->name; }
 

@@ -11,6 +11,7 @@ namespace emulator {
 
 Block& current_block();
 Thread& current_thread();
+bool in_kernel();
 std::string_view kernel_in_launch();
 
 // The current thread waits until another one calls `make_ready` for it.
