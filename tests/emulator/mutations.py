@@ -1,13 +1,14 @@
 """Planted bugs: what each way of running must find of a kernel that is wrong in one place.
 
 A bug is a replacement of text in a copy of the source tree, so that the kernels carry no switches for it. A new one is
-one entry of MUTATIONS; `python -m emulator.mutations` in tests/ prints what is measured, for the last columns.
+one entry of MUTATIONS; `python -m emulator.mutations NAME` in tests/ prints what is measured, for its last line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +19,25 @@ from emulator import build
 from emulator.cases import CASES
 from emulator.program import Mode
 
+# Plain in the order of the threads, plain in random order (any of ten seeds), plain with random priorities (likewise),
+# AddressSanitizer with the undefined-behaviour sanitizer, ThreadSanitizer.
+WAYS = ("fixed", "random", "priority", "address", "thread")
 SEEDS = range(10)
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`before` stands exactly once in the file. The findings are Case.outcome's words, "" for nothing."""
+    """`before` stands exactly once in the file; the words of `finds` are those of Case.outcome, in WAYS' order.
+
+    Not every way finds every bug, and `-` says so: the table must not look better than the emulator is.
+    """
 
     name: str
     case: str
     file: str
     before: str
     after: str
-    fixed: str = ""  # plain, forward
-    random: str = ""  # plain, random order, any of ten seeds
-    priority: str = ""  # plain, random priorities, any of ten seeds
-    address: str = ""  # AddressSanitizer and the undefined-behaviour sanitizer, forward
-    thread: str = ""  # ThreadSanitizer, forward
+    finds: str
 
     @contextlib.contextmanager
     def tree(self) -> Iterator[Path]:
@@ -49,10 +52,8 @@ class Mutation:
             (root / self.file).write_text(text.replace(self.before, self.after))
             yield root
 
-    def expected(self) -> dict[str, str]:
-        return {column: getattr(self, column) for column in COLUMNS}
-
-    def measured(self) -> dict[str, str]:
+    def measured(self) -> tuple[str, ...]:
+        """What each of WAYS finds, "" for nothing."""
         case = CASES[self.case]
         with self.tree() as tree:
 
@@ -66,11 +67,10 @@ class Mutation:
             with ThreadPoolExecutor() as pool:
                 address = pool.submit(case.outcome, Mode(), "address", tree)
                 thread = pool.submit(case.outcome, Mode(), "thread", tree)
-                found = {"fixed": plain(Mode()), "random": any_seed("random"), "priority": any_seed("priority")}
-                return found | {"address": address.result()[0], "thread": thread.result()[0]}
+                found = plain(Mode()), any_seed("random"), any_seed("priority")
+                return *found, address.result()[0], thread.result()[0]
 
 
-COLUMNS = ("fixed", "random", "priority", "address", "thread")
 BLOCK_SUM = "tests/emulator/kernels/block_sum.cuh"
 MOMENTUM = "tests/emulator/kernels/momentum.cuh"
 EXCHANGE = "tests/emulator/kernels/exchange.cuh"
@@ -83,6 +83,7 @@ MUTATIONS = [
         MOMENTUM,
         "i < numel; i += threads",
         "i <= numel; i += threads",
+        "error error error heap-buffer-overflow -",
     ),
     Mutation(
         "16 bytes at a time whatever the alignment",
@@ -90,6 +91,7 @@ MUTATIONS = [
         MOMENTUM,
         "aligned(parameters, gradients, moments) ? numel / 8 : 0",
         "numel / 8",
+        "error error error misaligned error",
     ),
     Mutation(
         "no barrier before the partial sums are read",
@@ -97,6 +99,7 @@ MUTATIONS = [
         BLOCK_SUM,
         "partial[warp] = value;\n    __syncthreads();",
         "partial[warp] = value;",
+        "wrong wrong wrong wrong race",
     ),
     Mutation(
         "no barrier before the array is used again",
@@ -104,6 +107,7 @@ MUTATIONS = [
         BLOCK_SUM,
         "const float sum = partial[0];\n    __syncthreads();",
         "const float sum = partial[0];",
+        "- - - - race",
     ),
     Mutation(
         "a shuffle of all lanes that one lane leaves out",
@@ -111,6 +115,7 @@ MUTATIONS = [
         BLOCK_SUM,
         "value += __shfl_xor_sync",
         "if (threadIdx.x != 5) value += __shfl_xor_sync",
+        "error error error error error",
     ),
     Mutation(
         "shared array overrun by one",
@@ -118,6 +123,7 @@ MUTATIONS = [
         BLOCK_SUM,
         "partial[warp] = value;",
         "partial[warp + 1] = value;",
+        "error error error use-after-poison error",
     ),
     Mutation(
         "no __syncwarp between lanes",
@@ -125,6 +131,7 @@ MUTATIONS = [
         EXCHANGE,
         "    __syncwarp();\n",
         "",
+        "wrong wrong wrong wrong race",
     ),
     Mutation(
         "a block's barrier replaced by the warp's",
@@ -132,13 +139,16 @@ MUTATIONS = [
         EXCHANGE,
         "    __syncthreads();\n    out[threadIdx.x] = value[blockDim.x - 1 - threadIdx.x];",
         "    __syncwarp();\n    out[threadIdx.x] = value[blockDim.x - 1 - threadIdx.x];",
+        "- wrong wrong - race",
     ),
     Mutation(
         "a barrier in a loop that threads leave at different times",
         "row sums",
         EXCHANGE,
-        "for (int first = 0; first < numel; first += kThreads) {\n        const int i = first + static_cast<int>(threadIdx.x);",
+        "for (int first = 0; first < numel; first += kThreads) {\n"
+        "        const int i = first + static_cast<int>(threadIdx.x);",
         "for (int i = static_cast<int>(threadIdx.x); i < numel; i += kThreads) {",
+        "error error error error error",
     ),
     Mutation(
         "no barrier before the next row is written",
@@ -146,6 +156,7 @@ MUTATIONS = [
         EXCHANGE,
         "        sum += value[kThreads - 1 - threadIdx.x];\n        __syncthreads();",
         "        sum += value[kThreads - 1 - threadIdx.x];",
+        "wrong wrong wrong wrong race",
     ),
     Mutation(
         "threads without work return before a barrier",
@@ -153,6 +164,7 @@ MUTATIONS = [
         EXCHANGE,
         "const int i = first + static_cast<int>(threadIdx.x);",
         "const int i = first + static_cast<int>(threadIdx.x);\n        if (i >= numel) return;",
+        "error error error error error",
     ),
     Mutation(
         "a tail that is never read",
@@ -160,6 +172,7 @@ MUTATIONS = [
         NONFINITE,
         "int64_t i = tail + thread; i < numel;",
         "int64_t i = tail + thread; i < tail;",
+        "wrong wrong wrong wrong wrong",
     ),
     Mutation(
         "vectors behind the end are loaded and ignored",
@@ -167,6 +180,7 @@ MUTATIONS = [
         NONFINITE,
         "loaded[u] = i < vectors ? body[i] : Vector16{};",
         "const Vector16 read = body[i];\n            loaded[u] = i < vectors ? read : Vector16{};",
+        "- - - heap-buffer-overflow -",
     ),
     Mutation(
         "no head before the first multiple of 16 bytes",
@@ -174,13 +188,16 @@ MUTATIONS = [
         NONFINITE,
         "const int64_t head = head_elements(elements, numel);",
         "const int64_t head = 0;",
+        "error error error misaligned error",
     ),
 ]
 
 
 def main() -> None:
     for mutation in MUTATIONS:
-        print(mutation.name, mutation.measured(), flush=True)
+        if not sys.argv[1:] or mutation.name in sys.argv[1:]:
+            found = (word.replace(" ", "_") or "-" for word in mutation.measured())
+            print(f"{mutation.name}: {' '.join(found)}", flush=True)
 
 
 if __name__ == "__main__":

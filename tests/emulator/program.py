@@ -125,7 +125,9 @@ class Program:
 
     def _call(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode) -> Report:
         rooms = [Guarded(array) for _, array in flat]
-        fields = [_Array(name.encode(), room.address, array.nbytes) for (name, array), room in zip(flat, rooms, strict=True)]
+        fields = [
+            _Array(name.encode(), room.address, array.nbytes) for (name, array), room in zip(flat, rooms, strict=True)
+        ]
         numbers = (ctypes.c_int32 * 5)(*mode.numbers())
         said = _library(path).halfops_emulator_call(
             entry.encode(), (_Array * len(fields))(*fields), ctypes.c_int64(len(fields)), numbers

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from emulator.cases import SCALE
 from emulator.memory import misaligned
-from emulator.program import ORDERS, Mode, Program
+from emulator.program import ORDERS, Mode
 
-SCALE = Program("scale", ("csrc/scale/scale_cuda.cu", "tests/emulator/entries/scale.cpp"))
 # DType of csrc/core/dtype.h, the bits of one and of the two infinities and a NaN.
 FORMATS = {
     "f16": (0, np.uint16, 0x3C00, (0x7C00, 0xFC00, 0x7C01)),
@@ -38,3 +38,32 @@ def test_each_place_of_each_size_and_alignment(name, size):
             data[place] = specials[place % 3]
             assert found_inf([data], [code], Mode(ORDERS[place % 4], seed=place)) == 1
             data[place] = one
+
+
+@pytest.mark.parametrize("flavour", ["plain", "address", "thread"])
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_list_of_all_formats_in_every_build(flavour, clean):
+    random = np.random.default_rng(0)
+    tensors, codes = [], []
+    for offset, size in enumerate(SIZES):
+        for code, dtype, one, _ in FORMATS.values():
+            # Any number that is finite: of the special exponent one bit is cleared.
+            bits = random.integers(0, 2 ** (8 * np.dtype(dtype).itemsize), size, dtype)
+            tensors.append(misaligned(bits & ~dtype(one & -one), offset % (16 // np.dtype(dtype).itemsize)))
+            codes.append(code)
+    if not clean:
+        tensors[7][0] = FORMATS["bf16"][3][1]
+    for mode in (Mode(), Mode("reverse"), Mode("random", 4), Mode("priority", 4), Mode(multiprocessors=1)):
+        assert found_inf(tensors, codes, mode, flavour) == (0 if clean else 1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_bits_against_numpy(name):
+    code, dtype, _, (infinity, _, _) = FORMATS[name]
+    random = np.random.default_rng(1)
+    for size in (1, 2, 3, 5, 8, 16, 40):
+        for seed in range(20):
+            data = misaligned(random.integers(0, 2 ** (8 * np.dtype(dtype).itemsize), size, dtype), seed % 4)
+            # Few enough special numbers that both answers occur.
+            expected = ((data & infinity) == infinity).any()
+            assert found_inf([data], [code], Mode("random", seed)) == expected

@@ -29,6 +29,11 @@ const Entry votes("votes", [](const Arguments& arguments) {
                                            arguments["out"].as<uint32_t>());
 });
 
+const Entry half_votes("half_votes", [](const Arguments& arguments) {
+    halfops::launch<kernels::half_votes_kernel>(Grid{1, threads_of(arguments)}, nullptr,
+                                                arguments["in"].as<const int>(), arguments["out"].as<uint32_t>());
+});
+
 const Entry block_votes("block_votes", [](const Arguments& arguments) {
     halfops::launch<kernels::block_votes_kernel>(Grid{1, threads_of(arguments)}, nullptr,
                                                  arguments["in"].as<const int>(), arguments["out"].as<int>());

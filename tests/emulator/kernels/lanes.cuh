@@ -27,11 +27,15 @@ __global__ void votes_kernel(const int* in, uint32_t* out) {
     out[5 * row + threadIdx.x] = static_cast<uint32_t>(__reduce_min_sync(kAll, value));
     out[6 * row + threadIdx.x] = static_cast<uint32_t>(__reduce_max_sync(kAll, value));
     out[7 * row + threadIdx.x] = __reduce_xor_sync(kAll, static_cast<unsigned>(value));
-    // Two halves of a warp may go different ways, each with its own mask.
+}
+
+// Two halves of a warp may go different ways, each with its own mask.
+__global__ void half_votes_kernel(const int* in, uint32_t* out) {
+    const int value = in[threadIdx.x];
     if (threadIdx.x % 32 < 16) {
-        out[8 * row + threadIdx.x] = __ballot_sync(0x0000ffffu, value > 0);
+        out[threadIdx.x] = __ballot_sync(0x0000ffffu, value > 0);
     } else {
-        out[8 * row + threadIdx.x] = __ballot_sync(0xffff0000u, value < 0);
+        out[threadIdx.x] = __ballot_sync(0xffff0000u, value < 0);
     }
 }
 

@@ -26,14 +26,14 @@ __device__ inline void divergent_barrier(Memory) {
 }
 
 __device__ inline void barrier_and_shuffle(Memory memory) {
-    if (threadIdx.x == 5) {
+    if (threadIdx.x == 5 || threadIdx.x >= 32) {
         __syncthreads();
     } else {
         memory.words[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1u, 1);
     }
 }
 
-__device__ inline void lane_not_in_mask(Memory) { __syncwarp(0x0000fffeu); }
+__device__ inline void lane_not_in_mask(Memory) { __syncwarp(0xfffffffeu); }
 
 __device__ inline void overlapping_masks(Memory) { __syncwarp(threadIdx.x % 32 < 8 ? 0x00000fffu : 0xffffffffu); }
 
