@@ -31,12 +31,13 @@ struct Eight {
         if constexpr (sizeof(T) == 4) return vector[i / 4].word[i % 4];
         return i % 2 == 0 ? vector[0].word[i / 2] & 0xffffu : vector[0].word[i / 2] >> 16;
     }
-    // Each element once, in ascending order.
+    // bits: no more than the element has.
     __device__ __forceinline__ void set_bits(int i, uint32_t bits) {
         if constexpr (sizeof(T) == 4) {
             vector[i / 4].word[i % 4] = bits;
         } else {
-            vector[0].word[i / 2] = i % 2 == 0 ? bits & 0xffffu : vector[0].word[i / 2] | bits << 16;
+            const uint32_t word = vector[0].word[i / 2];
+            vector[0].word[i / 2] = i % 2 == 0 ? (word & 0xffff0000u) | bits : (word & 0xffffu) | bits << 16;
         }
     }
 

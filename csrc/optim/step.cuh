@@ -83,6 +83,7 @@ struct Loaded {
         if (is_aligned(gradient)) {
             grad = Eight<T>::load(gradient);
         } else {  // a view into a bucket: its own alignment
+            grad = {};
 #pragma unroll
             for (int j = 0; j < kEight; ++j) grad.set_bits(j, bits_of_element(gradient[j]));
         }

@@ -109,6 +109,15 @@ def _row_sums(values: np.ndarray) -> np.ndarray:
 
 
 SCALE = program("scale", "csrc/scale/scale_cuda.cu", "csrc/collective/upload.cu")
+OPTIM = program(
+    "optim",
+    "csrc/optim/optim_cuda.cu",
+    "csrc/optim/optim_cuda_f16.cu",
+    "csrc/optim/optim_cuda_bf16.cu",
+    "csrc/optim/optim_cuda_f32.cu",
+    "csrc/optim/rules.cpp",
+    "csrc/collective/upload.cu",
+)
 CASES = {
     "momentum": momentum_case(1003, 0),
     "momentum, misaligned": momentum_case(1003, 1),
