@@ -472,9 +472,13 @@ def test_formats_refuse_in_sentences(call, message):
 @pytest.mark.parametrize("rule", RULES)
 def test_opcheck_step(rule):
     work = make(rule, [(torch.float16, "split"), (torch.bfloat16, "none"), (torch.float32, "none")], [5])
-    arguments = (work.params, work.grads, work.masters, work.states, work.steps, work.rows, work.hyper)
     scalars = (torch.tensor(2.0), torch.tensor(0.0), torch.tensor(3.0, dtype=torch.float64), 1.0)
-    torch.library.opcheck(ops.optim_step_.default, (rule, *arguments, *scalars, "stochastic", 3))
+    tables = (work.steps, work.rows, work.hyper)
+    emas = [torch.zeros_like(param, dtype=torch.float32) for param in work.params]
+    for averages, decay, zero_grad in (([], None, False), (emas, 0.9, True)):
+        lists = (work.params, work.grads, work.masters, work.states, averages)
+        options = (decay, "stochastic", 3, zero_grad)
+        torch.library.opcheck(ops.optim_step_.default, (rule, *lists, *tables, *scalars, *options))
 
 
 def test_opcheck_formats():

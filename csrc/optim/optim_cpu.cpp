@@ -93,20 +93,28 @@ void step(const Step& step, const Parallel& parallel) {
     const Gate now =
         gate(step.grad_scale != nullptr ? *step.grad_scale : 1.0f, step.found_inf != nullptr ? *step.found_inf : 0.0f,
              step.sum_of_squares != nullptr ? *step.sum_of_squares : 0.0, step.max_grad_norm);
-    if (!now.open) return;
+    const ChunkList chunks(step);
+    if (!now.open) {
+        if (step.zero_grad) {
+            for_each_chunk(step, chunks, parallel, [&](int64_t t, int64_t begin, int64_t end, int64_t) {
+                zero_gradient(step.tensors[t], begin, end);
+            });
+        }
+        return;
+    }
 
     const PerTensor& rule = per_tensor(step.rule, update::AllRules{});
     std::vector<Job> jobs(static_cast<size_t>(step.count));
     for (int64_t t = 0; t < step.count; ++t) {
         const ParamTensor& tensor = step.tensors[t];
         const auto count = static_cast<int64_t>(*tensor.step) + 1;
-        jobs[t] = {tensor,    rule.prepare(tensor.hyper, count, now.grad_factor),
-                   step.rule, step.rounding,
-                   step.seed, static_cast<uint32_t>(count)};
+        jobs[t] = {tensor,          rule.prepare(tensor.hyper, count, now.grad_factor),
+                   step.rule,       step.rounding,
+                   step.seed,       static_cast<uint32_t>(count),
+                   step.ema_weight, step.zero_grad};
     }
 
     const CpuEngine& engine = cpu::engine();
-    const ChunkList chunks(step);
     if (rule.needs_norms) {
         std::vector<Norms> partial(static_cast<size_t>(chunks.size()));
         for_each_chunk(step, chunks, parallel, [&](int64_t t, int64_t begin, int64_t end, int64_t chunk) {

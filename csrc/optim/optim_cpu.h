@@ -33,7 +33,15 @@ struct Job {
     Rounding rounding;
     uint64_t seed;
     uint32_t step;
+    float ema_weight;
+    bool zero_grad;
 };
+
+// The gradients of elements [begin, end) become 0.
+HALFOPS_INLINE void zero_gradient(const ParamTensor& tensor, int64_t begin, int64_t end) {
+    const int64_t bytes = bytes_of(tensor.dtype);
+    memset(static_cast<char*>(tensor.grad) + begin * bytes, 0, static_cast<size_t>((end - begin) * bytes));
+}
 
 struct Norms {
     double weight_sq, direction_sq;

@@ -4,6 +4,7 @@
 // its rule (the moments, fp32, in place), and stored by its format.
 #pragma once
 
+#include "math/lerp.h"
 #include "math/update/all.h"
 #include "optim/blocks.inl.h"
 #include "optim/optim_cpu.h"
@@ -69,6 +70,24 @@ static void store(const Job& job, int64_t at, int64_t n, const float* w) {
         default:
             narrow(w, static_cast<float*>(job.tensor.weight) + at, n);
     }
+}
+
+// w is room for a block: it becomes what weight and master, as they are stored, stand for.
+static void average(const Job& job, int64_t at, int64_t n, float* w) {
+    const ParamTensor& t = job.tensor;
+    switch (t.dtype) {
+        case DType::f16:
+            load_weight<f16>(t, at, n, w);
+            break;
+        case DType::bf16:
+            load_weight<bf16>(t, at, n, w);
+            break;
+        default:
+            widen(static_cast<const float*>(t.weight) + at, w, n);
+    }
+    float* ema = t.ema + at;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) ema[i] = lerp(ema[i], w[i], job.ema_weight);
 }
 
 template <class Rule>
@@ -139,6 +158,8 @@ static void update(const Job& job, int64_t begin, int64_t end) {
         load(job.tensor, at, n, w, g);
         apply(job, at, n, w, g);
         store(job, at, n, w);
+        if (job.tensor.ema != nullptr) average(job, at, n, w);
+        if (job.zero_grad) zero_gradient(job.tensor, at, at + n);
     }
 }
 
