@@ -1,4 +1,4 @@
-"""The CUDA kernels of the scale and optim rooms against their CPU twins: bit for bit, in the order and place that hurts."""
+"""The CUDA kernels of the scale and optim rooms against their CPU twins, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emulator.cases import OPTIM, SCALE
 from emulator.memory import misaligned
-from emulator.program import ORDERS, Mode
+from emulator.program import Mode
 from halfops._ops import optim as optim_ops
 from halfops._ops import scale as scale_ops
 
