@@ -145,6 +145,12 @@ def parameter_to_another_group(optimizer, params):
     second["params"].insert(0, first["params"].pop())
 
 
+def parameter_replaced(optimizer, params):
+    new = torch.nn.Parameter(params[1].detach() * 2)
+    new.grad = params[1].grad
+    optimizer.param_groups[0]["params"][1] = params[1] = new
+
+
 def parameter_removed(optimizer, params):
     optimizer.param_groups[0]["params"].pop(0)
 
@@ -161,7 +167,8 @@ CHANGES = [
     nothing, new_gradient, gradient_turned_over, gradient_turned_in_place, gradient_with_gaps, no_gradient,
     no_gradients, zeroed_gradients, other_memory, other_memory_everywhere, parameter_turned_over, other_dtype,
     state_replaced, state_moved, master_moved, steps_moved, state_deleted, entry_deleted, all_state_replaced,
-    group_added, group_replaced, parameter_to_another_group, parameter_removed, rounding_changed, averages_wanted,
+    group_added, group_replaced, parameter_to_another_group, parameter_replaced, parameter_removed, rounding_changed,
+    averages_wanted,
 ]  # fmt: skip
 
 
@@ -208,6 +215,16 @@ def cast_without_memory(optimizer, params):
     other_dtype(optimizer, params)
     for param in params:
         optimizer.state[param]["master_remainder"].zero_()
+
+
+def test_a_gradient_that_was_copied_is_zeroed_itself(device, access):
+    param = torch.nn.Parameter(torch.zeros(3, 2, device=device))
+    optimizer = optim.SGD([param], lr=1.0)
+    for _ in range(3):
+        param.grad = torch.ones(2, 3, device=device).t()
+        optimizer.step(zero_grad=True)
+        assert not param.grad.any()
+    assert (param == -3).all()
 
 
 # -- when nothing changed, nothing is built
