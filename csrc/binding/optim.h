@@ -4,6 +4,8 @@
 // on gradients for many steps. So the checks come in the same three parts: tensors, gradients, numbers of a step.
 #pragma once
 
+#include <tuple>
+
 #include "binding/tensor.h"
 #include "optim/optim.h"
 
@@ -49,5 +51,16 @@ void check_dtype(const Tensor& tensor, ScalarType wanted, const Place& place);
 // Same sizes, and elements in the same order in memory.
 bool same_shape(const Tensor& a, const Tensor& b);
 bool same_order(const Tensor& a, const Tensor& b);
+
+// For write_: values are on the CPU, and fit.
+void check_write(const Tensor& target, const Tensor& values);
+
+// Conversions, whatever the device: the checks, and empty results of the input's shape and device.
+DType dtype_from(ScalarType dtype);
+Tensor empty_with(const Tensor& tensor, ScalarType dtype);
+std::tuple<Tensor, Tensor> empty_split(const Tensor& master, ScalarType dtype);  // weight, remainder
+Tensor empty_join(const Tensor& weight, const Tensor& remainder);
+optim::cpu::Cast checked_cast(const Tensor& input, ScalarType dtype, const std::string& rounding, int64_t seed,
+                              int64_t step, int64_t key);
 
 }  // namespace halfops::binding

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops.optim import hyper_names, state_names
+from halfops._ops.optim import hyper_names, state_names, write_
 from halfops._ops.optim_plan import Plan, Readiness, entries, items, same_entries, same_items
 from halfops.optim import checks
 from halfops.optim.storage import in_layout_of
@@ -58,8 +58,9 @@ class HyperTable:
 
     def write(self, numbers: list[float]) -> None:
         if numbers != self.numbers:
-            self.table.copy_(torch.tensor(numbers, dtype=torch.float64).view(self.table.shape), non_blocking=True)
-            self.numbers = numbers
+            write_(self.table, torch.tensor(numbers, dtype=torch.float64).view(self.table.shape))
+            # What a graph captures it writes at every replay: whoever comes next has to write its own again.
+            self.numbers = [] if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing() else numbers
         for cell, value in self.on_device:
             cell.copy_(value.reshape(()), non_blocking=True)
 

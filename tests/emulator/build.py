@@ -1,0 +1,112 @@
+"""Compiles kernel sources for the CPU: on first use, kept under build/ by the hash of everything that went in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+COMMON = ["-std=c++20", "-DHALFOPS_EMULATOR", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+WARNINGS = ["-Wall", "-Wno-unknown-pragmas"]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the builds. The runtime gets flags of its own: it must not be looked at for races."""
+
+    name: str
+    kernels: tuple[str, ...]
+    runtime: tuple[str, ...]
+    link: tuple[str, ...]
+    driver: str
+    suffix: str
+
+
+ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
+FLAVOURS = {
+    "plain": Flavour("plain", (), (), ("-shared",), "library.cpp", ".so"),
+    "address": Flavour("address", ADDRESS, ("-fsanitize=address",), ADDRESS, "main.cpp", ""),
+    "thread": Flavour(
+        "thread",
+        ("-fsanitize=thread",),
+        # The second flag: no loop of the runtime may become a call of memset, which the detector would see.
+        ("-DHALFOPS_EMULATOR_RACES", "-fno-tree-loop-distribute-patterns"),
+        ("-fsanitize=thread",),
+        "main.cpp",
+        "",
+    ),
+}
+
+
+@functools.cache
+def folder() -> Path:
+    kept = ROOT / "build" / "tests-emulator"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            return kept
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="halfops-emulator-"))
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def _hash(command: list[str], files: list[Path]) -> str:
+    text = hashlib.sha256(" ".join([*command, sys.version]).encode())
+    for file in files:
+        text.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return text.hexdigest()[:16]
+
+
+def _make(target: Path, command: list[str], text: str | None = None) -> Path:
+    """Runs a compiler unless the target is there; under another name until it is complete, for two runs at once."""
+    if not target.exists():
+        unfinished = target.with_name(f"{target.stem}.{os.getpid()}{target.suffix}")
+        subprocess.run([*command, "-o", str(unfinished)], input=text, text=True, check=True)
+        unfinished.replace(target)
+    return target
+
+
+def _prefix(root: Path) -> str:
+    """Sources are named from the top of the repository, wherever it or a copy of it lies."""
+    return f"-ffile-prefix-map={root}/="
+
+
+def _emulator_headers() -> list[Path]:
+    return sorted([*HERE.glob("include/**/*.h"), *HERE.glob("runtime/*.h"), *HERE.glob("driver/*.h")])
+
+
+@functools.cache
+def _runtime(flavour: Flavour) -> Path:
+    """The emulator itself: all its sources as one, which compiles three times as fast as one after the other."""
+    sources = [*sorted(HERE.glob("runtime/*.cpp")), HERE / "driver/entry.cpp", HERE / "driver" / flavour.driver]
+    flags = [*COMMON, *WARNINGS, *flavour.runtime, _prefix(ROOT)]
+    command = [_compiler(), *flags, f"-I{HERE / 'include'}", f"-I{HERE}", "-c", "-x", "c++", "-"]
+    target = folder() / f"runtime-{flavour.name}-{_hash(command, [*sources, *_emulator_headers()])}.o"
+    return _make(target, command, "".join(f'#include "{source}"\n' for source in sources))
+
+
+def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) -> Path:
+    """A library (plain) or a program of `sources`, which lie in `tree`, together with the emulator."""
+    how = FLAVOURS[flavour]
+    includes = [f"-I{HERE / 'include'}", f"-I{tree / 'csrc'}", f"-I{tree / 'tests/emulator'}", f"-I{HERE}"]
+    flags = [*COMMON, *WARNINGS, *how.kernels, _prefix(tree), _prefix(ROOT), *includes]
+    command = [_compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
+    headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]
+    headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *_emulator_headers()]
+    runtime = _runtime(how)
+    # Where the tree lies does not matter.
+    named = [word.replace(str(tree), "").replace(str(ROOT), "") for word in command]
+    key = _hash([*named, runtime.name], [*(tree / source for source in sources), *headers])
+    target = folder() / f"{name}-{flavour}-{key}{how.suffix}"
+    return _make(target, [*command, "-x", "none", str(runtime), *how.link])

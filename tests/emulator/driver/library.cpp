@@ -1,0 +1,23 @@
+// The plain build: a shared library that Python calls in its own process.
+#include <exception>
+#include <string>
+
+#include "driver/entry.h"
+#include "emulator/config.h"
+
+using namespace emulator;
+
+// nullptr, or what was thrown; the text lives until the next call.
+extern "C" __attribute__((visibility("default"))) const char* halfops_emulator_call(const char* entry,
+                                                                                    const Array* arrays, int64_t count,
+                                                                                    const Config* wanted) {
+    static std::string message;
+    config() = *wanted;
+    try {
+        call_entry(entry, Arguments(arrays, count));
+        return nullptr;
+    } catch (const std::exception& error) {
+        message = error.what();
+        return message.c_str();
+    }
+}

@@ -1,0 +1,31 @@
+// kernels/exchange.cuh: threads that pass values through shared memory.
+#include "kernels/exchange.cuh"
+
+#include "collective/launch.cuh"
+#include "driver/entry.h"
+
+using namespace emulator;
+
+namespace {
+
+constexpr int kThreads = 96;
+
+const Entry neighbour("neighbour", [](const Arguments& arguments) {
+    halfops::launch<kernels::neighbour_kernel<kThreads>>(
+        halfops::Grid{1, kThreads}, nullptr, arguments["in"].as<const float>(), arguments["out"].as<float>());
+});
+
+const Entry backwards("backwards", [](const Arguments& arguments) {
+    const auto threads = static_cast<unsigned>(arguments["in"].count<float>());
+    halfops::launch<kernels::backwards_kernel>(halfops::Grid{1, threads, threads * 4}, nullptr,
+                                               arguments["in"].as<const float>(), arguments["out"].as<float>());
+});
+
+const Entry row_sums("row_sums", [](const Arguments& arguments) {
+    const Array in = arguments["in"];
+    halfops::launch<kernels::row_sums_kernel<kThreads>>(halfops::Grid{1, kThreads}, nullptr, in.as<const float>(),
+                                                        static_cast<int>(in.count<float>()),
+                                                        arguments["out"].as<float>());
+});
+
+}  // namespace

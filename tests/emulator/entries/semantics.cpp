@@ -1,0 +1,74 @@
+// Kernels that show one rule of CUDA each, and the mistakes.
+#include <cstring>
+
+#include "collective/launch.cuh"
+#include "driver/entry.h"
+#include "kernels/counters.cuh"
+#include "kernels/lanes.cuh"
+#include "kernels/mistakes.cuh"
+
+using namespace emulator;
+using halfops::Grid;
+
+namespace {
+
+unsigned threads_of(const Arguments& arguments) { return arguments.value<uint32_t>("threads"); }
+
+template <class T>
+void shuffles(const Arguments& arguments) {
+    halfops::launch<kernels::shuffles_kernel<T>>(Grid{1, 32}, nullptr, arguments["in"].as<const T>(),
+                                                 arguments.value<int32_t>("lane"), arguments.value<int32_t>("width"),
+                                                 arguments["out"].as<T>());
+}
+
+const Entry shuffles_of_floats("shuffles_float32", shuffles<float>);
+const Entry shuffles_of_doubles("shuffles_float64", shuffles<double>);
+
+const Entry votes("votes", [](const Arguments& arguments) {
+    halfops::launch<kernels::votes_kernel>(Grid{1, threads_of(arguments)}, nullptr, arguments["in"].as<const int>(),
+                                           arguments["out"].as<uint32_t>());
+});
+
+const Entry half_votes("half_votes", [](const Arguments& arguments) {
+    halfops::launch<kernels::half_votes_kernel>(Grid{1, threads_of(arguments)}, nullptr,
+                                                arguments["in"].as<const int>(), arguments["out"].as<uint32_t>());
+});
+
+const Entry block_votes("block_votes", [](const Arguments& arguments) {
+    halfops::launch<kernels::block_votes_kernel>(Grid{1, threads_of(arguments)}, nullptr,
+                                                 arguments["in"].as<const int>(), arguments["out"].as<int>());
+});
+
+const Entry counters("counters", [](const Arguments& arguments) {
+    halfops::launch<kernels::counters_kernel>(Grid{3, threads_of(arguments)}, nullptr,
+                                              arguments["counters"].as<kernels::Counters>(),
+                                              arguments["tickets"].as<unsigned>());
+});
+
+const Entry last_block("last_block", [](const Arguments& arguments) {
+    const Array in = arguments["in"];
+    halfops::launch<kernels::last_block_kernel>(Grid{static_cast<unsigned>(in.count<float>()), 1}, nullptr,
+                                                in.as<const float>(), arguments["partial"].as<float>(),
+                                                arguments["arrived"].as<unsigned>(), arguments["out"].as<float>());
+});
+
+const Entry mistake("mistake", [](const Arguments& arguments) {
+    const Array name = arguments["name"];
+    const kernels::Memory memory{arguments["floats"].as<float>(), arguments["words"].as<uint32_t>()};
+    for (const kernels::Mistake& candidate : kernels::kMistakes) {
+        if (std::string_view(name.as<const char>(), static_cast<size_t>(name.bytes)) != candidate.name) continue;
+        halfops::launch<kernels::mistake_kernel>(Grid{1, 64}, nullptr, candidate.device_function, memory);
+        return;
+    }
+    throw std::invalid_argument("no such mistake");
+});
+
+// What a device refuses comes back as a status.
+const Entry status("status", [](const Arguments& arguments) {
+    const kernels::Memory memory{};
+    *arguments["status"].as<int32_t>() = static_cast<int32_t>(halfops::launch<kernels::mistake_kernel>(
+        Grid{arguments.value<uint32_t>("blocks"), threads_of(arguments), arguments.value<uint32_t>("shared")}, nullptr,
+        [](kernels::Memory) {}, memory));
+});
+
+}  // namespace

@@ -1,0 +1,204 @@
+"""Planted bugs: what each way of running must find of a kernel that is wrong in one place.
+
+A bug is a replacement of text in a copy of the source tree, so that the kernels carry no switches for it. A new one is
+one entry of MUTATIONS; `python -m emulator.mutations NAME` in tests/ prints what is measured, for its last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator import build
+from emulator.cases import CASES
+from emulator.program import Mode
+
+# Plain in the order of the threads, plain in random order (any of ten seeds), plain with random priorities (likewise),
+# AddressSanitizer with the undefined-behaviour sanitizer, ThreadSanitizer.
+WAYS = ("fixed", "random", "priority", "address", "thread")
+SEEDS = range(10)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`before` stands exactly once in the file; the words of `finds` are those of Case.outcome, in WAYS' order.
+
+    Not every way finds every bug, and `-` says so: the table must not look better than the emulator is.
+    """
+
+    name: str
+    case: str
+    file: str
+    before: str
+    after: str
+    finds: str
+
+    @contextlib.contextmanager
+    def tree(self) -> Iterator[Path]:
+        """A copy of the sources with the bug in it."""
+        with tempfile.TemporaryDirectory(prefix="halfops-mutation-") as folder:
+            root = Path(folder)
+            for part in ("csrc", "tests/emulator/kernels", "tests/emulator/entries"):
+                shutil.copytree(build.ROOT / part, root / part)
+            text = (root / self.file).read_text()
+            if text.count(self.before) != 1:
+                raise ValueError(f"{self.name}: {self.file} has {text.count(self.before)} places like {self.before!r}")
+            (root / self.file).write_text(text.replace(self.before, self.after))
+            yield root
+
+    def measured(self) -> tuple[str, ...]:
+        """What each of WAYS finds, "" for nothing."""
+        case = CASES[self.case]
+        with self.tree() as tree:
+
+            def plain(mode: Mode) -> str:
+                return case.outcome(mode, tree=tree)[0]
+
+            def any_seed(order: str) -> str:
+                return next(filter(None, (plain(Mode(order, seed)) for seed in SEEDS)), "")
+
+            # The three builds at once: most of the time goes into compilers.
+            with ThreadPoolExecutor() as pool:
+                address = pool.submit(case.outcome, Mode(), "address", tree)
+                thread = pool.submit(case.outcome, Mode(), "thread", tree)
+                found = plain(Mode()), any_seed("random"), any_seed("priority")
+                return *found, address.result()[0], thread.result()[0]
+
+
+BLOCK_SUM = "tests/emulator/kernels/block_sum.cuh"
+MOMENTUM = "tests/emulator/kernels/momentum.cuh"
+EXCHANGE = "tests/emulator/kernels/exchange.cuh"
+NONFINITE = "csrc/scale/nonfinite.cuh"
+
+MUTATIONS = [
+    Mutation(
+        "one element too many",
+        "momentum",
+        MOMENTUM,
+        "i < numel; i += threads",
+        "i <= numel; i += threads",
+        "error error error heap-buffer-overflow -",
+    ),
+    Mutation(
+        "16 bytes at a time whatever the alignment",
+        "momentum, misaligned",
+        MOMENTUM,
+        "aligned(parameters, gradients, moments) ? numel / 8 : 0",
+        "numel / 8",
+        "error error error misaligned error",
+    ),
+    Mutation(
+        "no barrier before the partial sums are read",
+        "momentum",
+        BLOCK_SUM,
+        "partial[warp] = value;\n    __syncthreads();",
+        "partial[warp] = value;",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "no barrier before the array is used again",
+        "momentum",
+        BLOCK_SUM,
+        "const float sum = partial[0];\n    __syncthreads();",
+        "const float sum = partial[0];",
+        "- - - - race",
+    ),
+    Mutation(
+        "a shuffle of all lanes that one lane leaves out",
+        "momentum",
+        BLOCK_SUM,
+        "value += __shfl_xor_sync",
+        "if (threadIdx.x != 5) value += __shfl_xor_sync",
+        "error error error error error",
+    ),
+    Mutation(
+        "shared array overrun by one",
+        "momentum",
+        BLOCK_SUM,
+        "partial[warp] = value;",
+        "partial[warp + 1] = value;",
+        "error error error use-after-poison error",
+    ),
+    Mutation(
+        "no __syncwarp between lanes",
+        "neighbour",
+        EXCHANGE,
+        "    __syncwarp();\n",
+        "",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "a block's barrier replaced by the warp's",
+        "backwards",
+        EXCHANGE,
+        "    __syncthreads();\n    out[threadIdx.x] = value[blockDim.x - 1 - threadIdx.x];",
+        "    __syncwarp();\n    out[threadIdx.x] = value[blockDim.x - 1 - threadIdx.x];",
+        "- wrong wrong - race",
+    ),
+    Mutation(
+        "a barrier in a loop that threads leave at different times",
+        "row sums",
+        EXCHANGE,
+        "for (int first = 0; first < numel; first += kThreads) {\n"
+        "        const int i = first + static_cast<int>(threadIdx.x);",
+        "for (int i = static_cast<int>(threadIdx.x); i < numel; i += kThreads) {",
+        "error error error error error",
+    ),
+    Mutation(
+        "no barrier before the next row is written",
+        "row sums",
+        EXCHANGE,
+        "        sum += value[kThreads - 1 - threadIdx.x];\n        __syncthreads();",
+        "        sum += value[kThreads - 1 - threadIdx.x];",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "threads without work return before a barrier",
+        "row sums",
+        EXCHANGE,
+        "const int i = first + static_cast<int>(threadIdx.x);",
+        "const int i = first + static_cast<int>(threadIdx.x);\n        if (i >= numel) return;",
+        "error error error error error",
+    ),
+    Mutation(
+        "a tail that is never read",
+        "nonfinite",
+        NONFINITE,
+        "int64_t i = tail + thread; i < numel;",
+        "int64_t i = tail + thread; i < tail;",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "vectors behind the end are loaded and ignored",
+        "nonfinite",
+        NONFINITE,
+        "loaded[u] = i < vectors ? body[i] : Vector16{};",
+        "const Vector16 read = body[i];\n            loaded[u] = i < vectors ? read : Vector16{};",
+        "- - - heap-buffer-overflow -",
+    ),
+    Mutation(
+        "no head before the first multiple of 16 bytes",
+        "nonfinite",
+        NONFINITE,
+        "const int64_t head = head_elements(elements, numel);",
+        "const int64_t head = 0;",
+        "error error error misaligned error",
+    ),
+]
+
+
+def main() -> None:
+    for mutation in MUTATIONS:
+        if not sys.argv[1:] or mutation.name in sys.argv[1:]:
+            found = (word.replace(" ", "_") or "-" for word in mutation.measured())
+            print(f"{mutation.name}: {' '.join(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Calls kernels that build.py has compiled: in this process (plain), or as a program with a sanitizer."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emulator import build
+from emulator.memory import Guarded
+
+ORDERS = ("forward", "reverse", "random", "priority")
+
+Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How to run; the same mode gives the same run. The device has few processors, so that few blocks fill it."""
+
+    order: str = "forward"
+    seed: int = 1
+    poison: bool = True
+    multiprocessors: int = 2
+    blocks_per_multiprocessor: int = 2
+
+    def numbers(self) -> list[int]:
+        order = ORDERS.index(self.order)
+        return [order, self.seed, int(self.poison), self.multiprocessors, self.blocks_per_multiprocessor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the emulator and a sanitizer had to say; a run that is in order says nothing."""
+
+    text: str = ""
+
+    @property
+    def error(self) -> str | None:
+        """The emulator's own sentence."""
+        found = re.search(r"^emulator: (.*)", self.text, re.S)
+        return found[1].strip() if found else None
+
+    @property
+    def address(self) -> str | None:
+        """AddressSanitizer's word for it, as heap-buffer-overflow, or the undefined-behaviour sanitizer's sentence."""
+        found = re.search(r"AddressSanitizer: (\S+)|runtime error: (.*)", self.text)
+        return (found[1] or found[2]) if found else None
+
+    @property
+    def races(self) -> list[Race]:
+        parts = re.split(r"WARNING: ThreadSanitizer: data race", self.text)[1:]
+        return [Race.parse(part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two accesses that nothing puts in order: where they stand in the sources, and the CUDA threads."""
+
+    lines: tuple[str, ...]
+    threads: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Race:
+        lines, threads = [], []
+        for access in re.split(r"\n(?=  (?:Previous )?(?:atomic )?(?:[Rr]ead|[Ww]rite) of size)", text)[1:]:
+            thread = re.search(r"by (?:thread T\d+ '([^']*)'|main thread)", access)
+            place = re.search(r"#\d+ .*? (\S*?\.(?:cuh?|cpp|h):\d+)", access)
+            threads.append((thread[1] if thread else None) or "the host")
+            lines.append(place[1] if place else "an unknown place")
+        return cls(tuple(lines), tuple(threads))
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64))
+
+
+@functools.cache
+def _library(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.halfops_emulator_call.restype = ctypes.c_char_p
+    return library
+
+
+def _flat(arrays: Arrays) -> list[tuple[str, np.ndarray]]:
+    """One entry an array; a list of arrays has its name several times."""
+    flat = []
+    for name, value in arrays.items():
+        flat += [(name, array) for array in ([value] if isinstance(value, np.ndarray) else value)]
+    assert all(array.flags.c_contiguous for _, array in flat)
+    return flat
+
+
+@functools.cache
+def _before_thread_sanitizer() -> list[str]:
+    """It wants its memory at fixed places: where the kernel scatters mappings more widely than that, do not let it."""
+    setting = Path("/proc/sys/vm/mmap_rnd_bits")
+    scattered = setting.exists() and int(setting.read_text()) > 28
+    return ["setarch", platform.machine(), "-R"] if scattered else []
+
+
+@dataclass(frozen=True)
+class Program:
+    """Kernel sources with an entry file, from a source tree that may be a changed copy."""
+
+    name: str
+    sources: tuple[str, ...]
+    tree: Path = build.ROOT
+
+    def run(self, entry: str, arrays: Arrays, mode: Mode = Mode(), flavour: str = "plain") -> Report:
+        """Calls the entry, which may write to the arrays."""
+        path = build.build(self.name, self.sources, flavour, self.tree)
+        if flavour == "plain":
+            return self._call(path, entry, _flat(arrays), mode)
+        return self._execute(path, entry, _flat(arrays), mode, flavour)
+
+    def _call(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode) -> Report:
+        rooms = [Guarded(array) for _, array in flat]
+        fields = [
+            _Array(name.encode(), room.address, array.nbytes) for (name, array), room in zip(flat, rooms, strict=True)
+        ]
+        numbers = (ctypes.c_int32 * 5)(*mode.numbers())
+        said = _library(path).halfops_emulator_call(
+            entry.encode(), (_Array * len(fields))(*fields), ctypes.c_int64(len(fields)), numbers
+        )
+        sides = [room.write_back() for room in rooms]
+        if said is not None:
+            return Report("emulator: " + said.decode())
+        beside = [f"{side} the array {name}" for (name, _), side in zip(flat, sides, strict=True) if side]
+        return Report(f"emulator: {entry} wrote {' and '.join(beside)}" if beside else "")
+
+    def _execute(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode, flavour: str) -> Report:
+        before = _before_thread_sanitizer() if flavour == "thread" else []
+        with tempfile.NamedTemporaryFile(prefix="halfops-emulator-") as file:
+            for name, array in flat:
+                file.write(f"{name} {array.nbytes} {array.ctypes.data % 16}\n".encode() + array.tobytes())
+            file.flush()
+            command = [*before, str(path), entry, file.name, *map(str, mode.numbers())]
+            # ThreadSanitizer would wait a second at the end for threads that there are none of.
+            environ = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "atexit_sleep_ms=0"}
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environ)
+            if done.returncode == 0:
+                content, position = Path(file.name).read_bytes(), 0
+                for _, array in flat:
+                    part = content[position : position + array.nbytes]
+                    array[...] = np.frombuffer(part, dtype=array.dtype).reshape(array.shape)
+                    position += array.nbytes
+        unexplained = f"exit status {done.returncode}" if done.returncode != 0 else ""
+        return Report(done.stderr or unexplained)

@@ -1,0 +1,10 @@
+#include "emulator/config.h"
+
+namespace emulator {
+
+Config& config() {
+    static Config current;
+    return current;
+}
+
+}  // namespace emulator

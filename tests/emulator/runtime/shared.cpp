@@ -1,0 +1,112 @@
+#include "runtime/shared.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "emulator/config.h"
+#include "emulator/runtime_api.h"
+#include "emulator/shared.h"
+#include "runtime/error.h"
+#include "runtime/sanitize.h"
+#include "runtime/scheduler.h"
+
+namespace emulator {
+
+namespace {
+
+// The alignment of dynamic shared memory, which csrc/collective/shared.cuh asks for too.
+constexpr size_t kBaseAlignment = 1024;
+constexpr size_t kLargestLoad = 16;
+constexpr size_t kRedZone = 64;
+constexpr unsigned char kRedZoneByte = 0xc5;
+// Room for the arrays, their alignment and the red zones between them.
+constexpr size_t kRoomForArrays = 3 * kMostStaticShared;
+
+size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+size_t capacity(size_t dynamic_bytes) {
+    return round_up(kBaseAlignment + dynamic_bytes + kRedZone + kRoomForArrays, kBaseAlignment);
+}
+
+// "[with Tag = Partial; T = float; int kCount = 8]" without the bracket.
+std::string readable(const char* name) {
+    const char* parameters = std::strstr(name, "[with ");
+    if (parameters == nullptr) return name;
+    std::string text = parameters + std::strlen("[with ");
+    text.pop_back();
+    return "shared array (" + text + ")";
+}
+
+}  // namespace
+
+SharedArena::SharedArena(size_t dynamic_bytes) : dynamic_bytes_(dynamic_bytes) {
+    memory_ = static_cast<char*>(std::aligned_alloc(kBaseAlignment, capacity(dynamic_bytes)));
+    if (memory_ == nullptr) throw std::bad_alloc();
+    address::forbid(memory_, capacity(dynamic_bytes));
+    if (dynamic_bytes > 0) dynamic_ = place(dynamic_bytes, kBaseAlignment, "dynamic shared memory");
+}
+
+SharedArena::~SharedArena() {
+    address::allow(memory_, capacity(dynamic_bytes_));
+    std::free(memory_);
+}
+
+// A red zone in front, and one behind. No more aligned than the type asks for: that an array of floats can be read
+// 16 bytes at a time would be luck on a device too.
+char* SharedArena::place(size_t bytes, size_t alignment, const std::string& name) {
+    const size_t least = alignment < kLargestLoad ? alignment : 0;
+    const size_t begin = round_up(used_ + kRedZone, std::max(alignment, kLargestLoad)) + least;
+    char* memory = memory_ + begin;
+    used_ = begin + bytes + kRedZone;
+    if (!address::kActive) {
+        fill_unseen(memory + bytes, kRedZoneByte, kRedZone);
+        red_zones_.push_back({memory + bytes, kRedZone, name});
+    }
+    address::allow(memory, bytes);
+    fill_unseen(memory, config().poison != 0 ? 0xff : 0x00, bytes);
+    return memory;
+}
+
+void* SharedArena::dynamic(Location where) {
+    if (dynamic_ == nullptr) fail("the launch gave the kernel no dynamic shared memory", where);
+    return dynamic_;
+}
+
+void* SharedArena::array(const void* key, const char* name, size_t bytes, size_t alignment, Location where) {
+    const auto known = arrays_.find(key);
+    if (known != arrays_.end()) return known->second;
+    static_bytes_ = round_up(static_bytes_, alignment) + bytes;
+    const size_t needed = used_ + alignment + kLargestLoad + bytes + 2 * kRedZone;
+    if (static_bytes_ > kMostStaticShared || needed > capacity(dynamic_bytes_)) {
+        fail(readable(name) +
+                 format(" brings static shared memory to %zu bytes, more than %zu", static_bytes_, kMostStaticShared),
+             where);
+    }
+    char* memory = place(bytes, alignment, readable(name));
+    arrays_.emplace(key, memory);
+    return memory;
+}
+
+std::string SharedArena::overrun() const {
+    for (const RedZone& zone : red_zones_) {
+        for (size_t i = 0; i < zone.bytes; ++i) {
+            if (static_cast<unsigned char>(zone.begin[i]) == kRedZoneByte) continue;
+            return format("somebody wrote byte %zu behind the end of ", i) + zone.before;
+        }
+    }
+    return "";
+}
+
+void* static_shared(const void* key, const char* name, size_t bytes, size_t alignment, Location where) {
+    const EnterRuntime entered;
+    return current_block().shared.array(key, name, bytes, alignment, where);
+}
+
+void* dynamic_shared(Location where) {
+    const EnterRuntime entered;
+    return current_block().shared.dynamic(where);
+}
+
+}  // namespace emulator

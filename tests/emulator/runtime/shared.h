@@ -1,0 +1,45 @@
+// The shared memory of one block: the dynamic part, and arrays that the first thread to ask creates. Between them lie
+// red zones: AddressSanitizer reports an access there at once, other builds notice a write at the end of the block.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "emulator/location.h"
+
+namespace emulator {
+
+class SharedArena {
+  public:
+    explicit SharedArena(size_t dynamic_bytes);
+    ~SharedArena();
+    SharedArena(const SharedArena&) = delete;
+    SharedArena& operator=(const SharedArena&) = delete;
+
+    void* dynamic(Location where);
+    void* array(const void* key, const char* name, size_t bytes, size_t alignment, Location where);
+
+    // A sentence about the first red zone that was written to, or nothing.
+    std::string overrun() const;
+
+  private:
+    struct RedZone {
+        char* begin;
+        size_t bytes;
+        std::string before;  // what lies in front of it
+    };
+
+    char* place(size_t bytes, size_t alignment, const std::string& name);
+
+    char* memory_;
+    size_t used_ = 0;
+    size_t static_bytes_ = 0;
+    size_t dynamic_bytes_;
+    char* dynamic_ = nullptr;
+    std::map<const void*, char*> arrays_;
+    std::vector<RedZone> red_zones_;
+};
+
+}  // namespace emulator

@@ -1,0 +1,103 @@
+"""Every error of the emulator, provoked once: what it says, and that it names kernel, line, block, thread and lane."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from emulator import build
+from emulator.cases import program
+from emulator.program import ORDERS, Mode
+
+SEMANTICS = program("semantics")
+SOURCE = "tests/emulator/kernels/mistakes.cuh"
+PLACE = re.compile(
+    rf"kernels::mistake_kernel: .*, at {SOURCE}:(\d+) in "
+    r"block \(0, 0, 0\) thread \((\d+), 0, 0\) \[warp (\d+) lane (\d+)\]$"
+)
+
+# What the message says, and the line's text that it names.
+MISTAKES = {
+    "barrier_after_exit": (r"exited|exits while", "__syncthreads();"),
+    "divergent_barrier": (r"divergent barrier: block .* is at " + SOURCE, "__syncthreads();"),
+    "lane_not_in_mask": (r"__syncwarp: lane 0 is not in the mask 0xfffffffe", "__syncwarp"),
+    "overlapping_masks": (r"mask 0x\w+ overlaps the mask 0x\w+ of lanes that wait in __syncwarp", "__syncwarp"),
+    "divergent_vote": (r"in divergent code: other lanes of the mask are in __a?n?y?\w+_sync at " + SOURCE, "_sync"),
+    "shuffle_from_outside": (r"__shfl_sync reads lane 20, which is not in the mask 0x0000ffff", "__shfl_sync"),
+    "shuffle_with_exited_lane": (r"names lane 0, which has exited|exits while other lanes", "__shfl_sync"),
+    "exit_before_shuffle": (r"names lane 31, which has exited|exits while other lanes of its warp wait", "__shfl_sync"),
+    "bad_width": (r"__shfl_sync: the width must be a power of two up to 32, not 12", "__shfl_sync"),
+    "misaligned_atomic": (r"atomicAdd on 0x\w+, which is not a multiple of 4", "atomicAdd"),
+    "no_dynamic_memory": (r"the launch gave the kernel no dynamic shared memory", "shared_bytes_as"),
+    "too_much_shared_memory": (r"shared array \(.*Small; T = double.*\) brings .* to 49600 bytes", "Small"),
+    "named_barrier_of_few": (r"a barrier is for a multiple of 32 threads, not for 40", "named_barrier_sync"),
+    "named_barrier_counts_differ": (
+        r"barrier 1 is used with \d+ threads here and with \d+ elsewhere",
+        "threadIdx.x < 32",
+    ),
+    "named_barrier_twice": (r"the thread arrives twice at barrier 2", "named_barrier_arrive"),
+    "no_such_barrier": (r"there is no barrier 16, only 0 to 15", "named_barrier_sync"),
+    "stops_itself": (r"__trap", "__trap"),
+}
+
+
+def error(name, mode=Mode(), flavour="plain"):  # noqa: B008
+    arrays = {
+        "name": np.frombuffer(name.encode(), np.uint8).copy(),
+        "floats": np.zeros(64, np.float32),
+        "words": np.zeros(64, np.uint32),
+    }
+    return SEMANTICS.run("mistake", arrays, mode, flavour)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_is_named_with_its_place(name, order):
+    pattern, line = MISTAKES[name]
+    message = error(name, Mode(order)).error
+    assert message is not None
+    assert re.search(pattern, message), message
+    place = PLACE.match(message)
+    assert place, message
+    text = (build.ROOT / SOURCE).read_text().splitlines()[int(place[1]) - 1]
+    assert line in text
+    assert (int(place[2]) // 32, int(place[2]) % 32) == (int(place[3]), int(place[4]))
+
+
+def test_a_deadlock_says_where_everybody_is():
+    message = error("waits_for_nobody").error
+    lines = message.splitlines()
+    assert lines[0] == "kernels::mistake_kernel: deadlock, no thread can run"
+    assert re.match(
+        rf"\s+32 threads: barrier.sync at {SOURCE}:\d+, first block \(0, 0, 0\) thread \(0, 0, 0\)", lines[1]
+    )
+    assert re.match(r"\s+32 threads: exited, first block \(0, 0, 0\) thread \(32, 0, 0\)", lines[2])
+    message = error("barrier_and_shuffle").error
+    assert re.search(rf"\s31 threads: __shfl_xor_sync at {SOURCE}:\d+", message)
+    assert re.search(
+        rf"\s33 threads: __syncthreads at {SOURCE}:\d+, first block \(0, 0, 0\) thread \(5, 0, 0\)", message
+    )
+
+
+def test_a_write_behind_a_shared_array():
+    message = error("write_behind_an_array").error
+    assert re.search(r"somebody wrote byte 0 behind the end of shared array \(.*Values; T = float", message)
+    assert message.endswith("in block (0, 0, 0)")
+    assert error("write_behind_an_array", flavour="address").address == "use-after-poison"
+
+
+def test_sanitized_builds_give_the_same_messages():
+    for name in ("divergent_barrier", "shuffle_from_outside"):
+        for flavour in ("address", "thread"):
+            report = error(name, flavour=flavour)
+            assert report.error == error(name).error
+            assert (report.races, report.address) == ([], None)
+
+
+def test_the_next_launch_is_not_disturbed_by_a_failed_one():
+    before = error("stops_itself").error
+    for name in MISTAKES:
+        error(name)
+    assert error("stops_itself").error == before
