@@ -142,13 +142,15 @@ def _bytes_per_parameter(optimizer, params):
     ],
 )
 @pytest.mark.parametrize(("master", "recipe"), [("split", "split"), ("fp32", "fp32-master"), ("none", "none")])
-def test_memory_agrees_with_the_tensors_of_a_real_optimizer(make, rule, options, master, recipe):
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_memory_agrees_with_the_tensors_of_a_real_optimizer(make, rule, options, master, recipe, decay):
     params = [torch.zeros(n, dtype=torch.float16, requires_grad=True) for n in (33, 100)]
     for param in params:
         param.grad = torch.ones_like(param)
-    optimizer = make(params, lr=0.1, master=master, **options)
+    optimizer = make(params, lr=0.1, master=master, ema_decay=decay, **options)
     optimizer.step()
-    assert memory.RECIPES[recipe].total(memory.STATES[rule]) == _bytes_per_parameter(optimizer, params)
+    total = memory.RECIPES[recipe].total(memory.STATES[rule], averages=decay is not None)
+    assert total == _bytes_per_parameter(optimizer, params)
 
 
 def test_memory_agrees_with_torch():
@@ -168,6 +170,13 @@ def test_memory_prints_totals(capsys):
     assert cli.main(["memory", "--params", "1e9", "--optimizer", "lion", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["bytes_per_parameter"] for row in rows] == [12, 12, 12, 10, 8]
+    assert cli.main(["memory", "--params", "1e9", "--optimizer", "lion", "--ema", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["bytes_per_parameter"], row["ema"]) for row in rows] == [(16, 4), (16, 4), (16, 4), (14, 4), (12, 4)]
+    assert cli.main(["memory", "--params", "1e9", "--device-gb", "90", "--master", "split", "--ema"]) == 0
+    printed = capsys.readouterr().out
+    assert "8      4     18     18.0" in printed
+    assert "5.00 B" in printed
 
 
 @pytest.mark.parametrize(
