@@ -11,9 +11,8 @@ namespace {
 constexpr int kThreads = 96;
 
 const Entry neighbour("neighbour", [](const Arguments& arguments) {
-    halfops::launch<kernels::neighbour_kernel<kThreads>>(halfops::Grid{1, kThreads}, nullptr,
-                                                         arguments["in"].as<const float>(),
-                                                         arguments["out"].as<float>());
+    halfops::launch<kernels::neighbour_kernel<kThreads>>(
+        halfops::Grid{1, kThreads}, nullptr, arguments["in"].as<const float>(), arguments["out"].as<float>());
 });
 
 const Entry backwards("backwards", [](const Arguments& arguments) {
@@ -27,6 +26,12 @@ const Entry row_sums("row_sums", [](const Arguments& arguments) {
     halfops::launch<kernels::row_sums_kernel<kThreads>>(halfops::Grid{1, kThreads}, nullptr, in.as<const float>(),
                                                         static_cast<int>(in.count<float>()),
                                                         arguments["out"].as<float>());
+});
+
+const Entry handover("handover", [](const Arguments& arguments) {
+    const Array in = arguments["in"];
+    halfops::launch<kernels::handover_kernel>(halfops::Grid{1, 64}, nullptr, in.as<const float>(),
+                                              static_cast<int>(in.count<float>() / 32), arguments["out"].as<float>());
 });
 
 }  // namespace

@@ -1,7 +1,7 @@
 // kernels/momentum.cuh: a small optimizer step.
+#include "kernels/momentum.cuh"
 #include "collective/launch.cuh"
 #include "driver/entry.h"
-#include "kernels/momentum.cuh"
 
 using namespace emulator;
 

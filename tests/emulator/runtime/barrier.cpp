@@ -42,6 +42,8 @@ void check_arrival(const BarrierPhase& phase, const Use& use, Location where) {
         if (together && !same_place(other.where, where)) {
             fail(std::string("divergent barrier: ") + text_of(*other.thread) + " is at " + text_of(other.where), where);
         }
+        // Those who came before have been compared with the first, and none of them goes on before the last is here.
+        if (phase.whole_block && use.whole_block) break;
     }
 }
 
