@@ -110,6 +110,8 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     """A library (plain) or a program of `sources`, which lie in `tree`, together with the emulator."""
     how = FLAVOURS[flavour]
     includes = [f"-I{HERE / 'include'}", f"-I{tree / 'csrc'}", f"-I{tree / 'tests/emulator'}", f"-I{HERE}"]
+    # nvcc includes it in every source too.
+    includes += ["-include", "cuda_runtime.h"]
     flags = [*COMMON, *WARNINGS, *how.kernels, _prefix(tree), _prefix(ROOT), *includes]
     command = [compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
     headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]

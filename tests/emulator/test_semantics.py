@@ -80,7 +80,9 @@ def test_halves_of_a_warp_may_part(mode):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=Mode.short)
-@pytest.mark.parametrize("values", [[1] * 70, [1] * 69 + [0], [0] * 70, [0] * 69 + [5]], ids=["all", "all but one", "none", "one"])
+@pytest.mark.parametrize(
+    "values", [[1] * 70, [1] * 69 + [0], [0] * 70, [0] * 69 + [5]], ids=["all", "all but one", "none", "one"]
+)
 def test_votes_of_a_block(values, mode):
     values = np.array(values, np.int32)
     out = np.full((3, 70), -1, np.int32)
@@ -118,6 +120,13 @@ def test_the_last_block_sees_what_the_others_wrote(mode):
     arrays = {"in": values, "partial": np.zeros(7, np.float32), "arrived": count(0), "out": np.zeros(1, np.float32)}
     run("last_block", arrays, mode)
     assert arrays["out"][0] == values.sum()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
+def test_threads_that_poll_let_the_others_go_on(mode):
+    out = np.zeros(40, np.uint32)
+    run("turns", {"turn": count(0), "out": out, "threads": count(40)}, mode)
+    assert list(out) == list(range(39, -1, -1))
 
 
 def test_the_same_mode_gives_the_same_run_and_seeds_differ():

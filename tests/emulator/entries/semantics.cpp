@@ -52,6 +52,11 @@ const Entry last_block("last_block", [](const Arguments& arguments) {
                                                 arguments["arrived"].as<unsigned>(), arguments["out"].as<float>());
 });
 
+const Entry turns("turns", [](const Arguments& arguments) {
+    halfops::launch<kernels::turns_kernel>(Grid{1, threads_of(arguments)}, nullptr, arguments["turn"].as<unsigned>(),
+                                           arguments["out"].as<unsigned>());
+});
+
 const Entry mistake("mistake", [](const Arguments& arguments) {
     const Array name = arguments["name"];
     const kernels::Memory memory{arguments["floats"].as<float>(), arguments["words"].as<uint32_t>()};

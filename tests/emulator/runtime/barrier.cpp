@@ -9,6 +9,9 @@ namespace emulator {
 
 namespace {
 
+// Of a block; some for each of its threads.
+constexpr unsigned kMostPauses = 1000 * 1000;
+
 struct Use {
     unsigned id;
     const char* operation;
@@ -129,8 +132,9 @@ void memory_fence() {
     release_as(current_thread(), fences);
 }
 
-void pause() {
+void pause(Location where) {
     const EnterRuntime entered;
+    if (++current_block().pauses > kMostPauses) fail("the threads of the block poll without end", where);
     current_thread().fiber.leave();
 }
 
