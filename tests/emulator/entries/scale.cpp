@@ -10,7 +10,7 @@ namespace {
 
 // What a launcher gives back: a status and, if it is not 0, a text.
 void check(int status, const char* message) {
-    if (status != 0) throw std::runtime_error(message);
+    if (status != 0) refuse_call(message, "the launcher");
 }
 
 std::vector<halfops::scale::Span> spans_of(const Arguments& arguments) {

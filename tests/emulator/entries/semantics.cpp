@@ -1,5 +1,5 @@
 // Kernels that show one rule of CUDA each, and the mistakes.
-#include <cstring>
+#include <string_view>
 
 #include "collective/launch.cuh"
 #include "driver/entry.h"
@@ -65,7 +65,7 @@ const Entry mistake("mistake", [](const Arguments& arguments) {
         halfops::launch<kernels::mistake_kernel>(Grid{1, 64}, nullptr, candidate.device_function, memory);
         return;
     }
-    throw std::invalid_argument("no such mistake");
+    refuse_call("no such mistake", "mistake");
 });
 
 // What a device refuses comes back as a status.

@@ -44,8 +44,6 @@ inline void __threadfence() { emulator::memory_fence(); }
 inline void __threadfence_block() { emulator::memory_fence(); }
 inline void __threadfence_system() { emulator::memory_fence(); }
 
-inline void __nanosleep(unsigned, emulator::Location where = emulator::Location::current()) {
-    emulator::pause(where);
-}
+inline void __nanosleep(unsigned, emulator::Location where = emulator::Location::current()) { emulator::pause(where); }
 
 [[noreturn]] inline void __trap(emulator::Location where = emulator::Location::current()) { emulator::trap(where); }
