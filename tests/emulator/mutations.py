@@ -206,6 +206,14 @@ MUTATIONS = [
         "const int64_t head = 0;",
         "error error error misaligned error",
     ),
+    Mutation(
+        "only what the first thread finds counts",
+        "nonfinite",
+        NONFINITE,
+        "__syncthreads_or(found) && threadIdx.x == 0",
+        "found && threadIdx.x == 0",
+        "wrong wrong wrong wrong wrong",
+    ),
 ]
 
 

@@ -84,7 +84,9 @@ def test_a_deadlock_says_where_everybody_is():
 
 def test_a_write_behind_a_shared_array():
     message = error("write_behind_an_array").error
-    assert re.search(r"somebody wrote byte 0 behind the end of shared array \(.*Values; T = float", message)
+    assert re.search(
+        r"somebody wrote byte 0 behind the end of shared array \(Tag = .*Values; T = float; int kCount = 8\)", message
+    )
     assert message.endswith("in block (0, 0, 0)")
     assert error("write_behind_an_array", flavour="address").address == "use-after-poison"
 

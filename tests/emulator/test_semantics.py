@@ -67,11 +67,12 @@ def test_votes(threads, mode):
         assert np.array_equal(out[:, begin : begin + 32], np.array(expected).astype(np.int64).astype(np.uint32))
 
 
+@pytest.mark.parametrize("flavour", ["plain", "address", "thread"])
 @pytest.mark.parametrize("mode", MODES, ids=Mode.short)
-def test_halves_of_a_warp_may_part(mode):
+def test_halves_of_a_warp_may_part(mode, flavour):
     values = np.random.default_rng(0).integers(-3, 4, 64).astype(np.int32)
     out = np.zeros(64, np.uint32)
-    run("half_votes", {"in": values, "out": out, "threads": count(64)}, mode)
+    run("half_votes", {"in": values, "out": out, "threads": count(64)}, mode, flavour)
     bits = 1 << np.arange(32, dtype=np.uint64)
     for begin in (0, 32):
         low, high = values[begin : begin + 16] > 0, values[begin + 16 : begin + 32] < 0
