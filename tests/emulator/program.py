@@ -51,7 +51,7 @@ class Report:
     @property
     def error(self) -> str | None:
         """The emulator's own sentence."""
-        found = re.search(r"^emulator: (.*)", self.text, re.S)
+        found = re.search(r"^emulator: (.*)", self.text, re.M | re.S)
         return found[1].strip() if found else None
 
     @property
