@@ -22,10 +22,10 @@ template <auto kKernel, class... Args>
 cudaError_t launch(Grid grid, cudaStream_t stream, Args... args) {
 #if defined(HALFOPS_EMULATOR)
     static_cast<void>(stream);
-    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
-                            [&] { kKernel(args...); });
+    const auto name = emulator::kernel_name<kKernel>();
+    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, name, [&] { kKernel(args...); });
 #else
-    kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream> > >(args...);
+    kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(args...);
     return cudaGetLastError();
 #endif
 }
