@@ -23,7 +23,7 @@ MAY_INCLUDE = {
     "ptx": {"core"},
     "collective": {"core", "ptx"},
     **{room: {"core", "math", "ptx", "collective"} for room in OP_ROOMS},
-    "binding": {"core", *OP_ROOMS},
+    "binding": {"core", "collective", *OP_ROOMS},
 }
 # halfops/<part>: the parts of the package that it may import; `torch` and the standard library are free to all.
 MAY_IMPORT = {

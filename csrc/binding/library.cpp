@@ -1,8 +1,8 @@
 // Every op's schema, one page. What the arguments mean is documented in halfops/functional.py and halfops/optim/.
 //
-// The Python module itself is empty: importing it loads this library, which registers the ops.
-#include <Python.h>
-
+// Importing the Python module loads this library, which registers the ops; the module's own functions are in
+// python.cpp.
+#include "binding/python.h"
 #include "binding/tensor.h"
 #include "core/cpu_variant.h"
 
@@ -43,12 +43,38 @@ STABLE_TORCH_LIBRARY(halfops, m) {
         "Tensor(d!) skipped_steps, Tensor found_inf, float growth_factor, float backoff_factor, int growth_interval, "
         "int hysteresis, float min_scale, float max_scale) -> ()");
 
-    // optim: one step of every tensor. rows [n, 2] int64: the tensor's row in hyper, its key for stochastic rounding
+    // optim: one step of every tensor. rows [n, 2] int64: the tensor's row in hyper, its key for stochastic rounding.
+    // emas: empty, or one a parameter. grads are written only with zero_grad
     m.def(
-        "optim_step_(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] masters, Tensor(c!)[] states, "
-        "Tensor(d!) steps, Tensor rows, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, Tensor? sum_of_squares, "
-        "float? max_grad_norm, str rounding, int seed) -> ()");
+        "optim_step_(str rule, Tensor(a!)[] params, Tensor(f!)[] grads, Tensor(b!)[] masters, Tensor(c!)[] states, "
+        "Tensor(e!)[] emas, Tensor(d!) steps, Tensor rows, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, "
+        "Tensor? sum_of_squares, float? max_grad_norm, float? ema_decay, str rounding, int seed, bool zero_grad) -> "
+        "()");
 
+    // A plan is what such a step needs but for gradients and numbers, kept under an id (optim_plan.h). Gradients are
+    // the parameters' own where optim_plan_refresh says 0, those that optim_plan_take was given where it says 1; at 2 a
+    // tensor of the plan has moved and the plan is of no use any more.
+    m.def(
+        "optim_plan(str rule, Tensor[] params, Tensor[] masters, Tensor[] states, Tensor[] emas, Tensor steps, "
+        "Tensor rows, str rounding) -> int");
+    m.def("optim_plan_free(int plan) -> ()");
+    m.def("optim_plans() -> int[]");
+    m.def("optim_plans_apart(int[] plans) -> bool");
+    m.def("optim_plan_refresh(int plan, bool zero_grad) -> int");
+    m.def("optim_plan_take(int plan, Tensor[] grads, bool zero_grad) -> ()");
+    m.def("optim_plan_release(int plan) -> ()");
+    m.def(
+        "optim_plan_stats(int plan, bool count_zeros) -> (Tensor found_inf, Tensor sum_of_squares, Tensor "
+        "per_tensor)");
+    m.def(
+        "optim_plan_step(int plan, Tensor hyper, Tensor? grad_scale, Tensor? found_inf, Tensor? sum_of_squares, "
+        "float? max_grad_norm, float? ema_decay, bool zero_grad, int seed) -> ()");
+    // whether gradients are read without Python (autograd_grad.h)
+    m.def("optim_grad_access() -> bool");
+    m.def("set_optim_grad_access(bool on) -> ()");
+
+    // a CPU tensor's numbers into a tensor of 8-byte numbers on any device, without a wait; a CUDA graph keeps them
+    m.def("write_(Tensor(a!) target, Tensor values) -> ()");
     // conversions between a 16-bit weight with its 16-bit remainder and the float32 master that the pair stands for
     m.def("split_master(Tensor master, ScalarType dtype) -> (Tensor weight, Tensor remainder)");
     m.def("join_master(Tensor weight, Tensor remainder) -> Tensor");
@@ -79,6 +105,14 @@ STABLE_TORCH_LIBRARY_IMPL(halfops, CompositeExplicitAutograd, m) {
 }  // namespace halfops::binding
 
 PyMODINIT_FUNC PyInit__C() {
-    static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+    static PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                                 "_C",
+                                 nullptr,
+                                 -1,
+                                 halfops::binding::python_functions,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
     return PyModule_Create(&module);
 }

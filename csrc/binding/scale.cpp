@@ -1,8 +1,6 @@
 // The scale ops on CPU tensors.
 #include "binding/scale.h"
 
-#include <tuple>
-
 namespace halfops::binding {
 
 namespace {
@@ -34,10 +32,6 @@ std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char
     return spans;
 }
 
-namespace {
-
-using Stats = std::tuple<Tensor, Tensor, Tensor>;  // found_inf, sum_of_squares, per_tensor
-
 Stats empty_stats(const Tensor& like, int64_t count) {
     return {torch::stable::empty({}, ScalarType::Float, std::nullopt, like.device()),
             torch::stable::empty({}, ScalarType::Double, std::nullopt, like.device()),
@@ -50,6 +44,8 @@ scale::StatsOut pointers(const Stats& stats) {
             static_cast<double*>(std::get<2>(stats).mutable_data_ptr())};
 }
 
+namespace {
+
 void check_counter(const Tensor& tensor, ScalarType type, const Tensor& like, const std::string& name) {
     check(tensor.numel() == 1 && tensor.scalar_type() == type, name, ": got ", dtype_name(tensor.scalar_type()),
           " of shape ", shape_text(tensor), ", wanted one ", dtype_name(type), " number");
@@ -60,6 +56,56 @@ void check_counter(const Tensor& tensor, ScalarType type, const Tensor& like, co
 void check_range(bool ok, const char* name, double got, const char* wanted) {
     check(ok, "scale_update_: ", name, ": got ", got, ", wanted ", wanted);
 }
+
+}  // namespace
+
+std::vector<scale::Span> spans_to_unscale(const std::vector<Tensor>& tensors, const Tensor& inv_scale) {
+    auto spans = spans_of(tensors, "tensors");
+    check_scalar(inv_scale, tensors[0], "inv_scale");
+    Disjoint memory(spans.size() + 1);
+    for (size_t i = 0; i < spans.size(); ++i) memory.add(tensors[i], true, {"tensors", static_cast<int64_t>(i)});
+    memory.add(inv_scale, false, {"inv_scale"});
+    memory.check();
+    return spans;
+}
+
+ScaleUpdate checked_scale_update(const ScaleUpdateArguments& a) {
+    check_scalar(a.scale, a.scale, "scale");
+    check_counter(a.growth_tracker, ScalarType::Int, a.scale, "growth_tracker");
+    check_counter(a.hysteresis_tracker, ScalarType::Int, a.scale, "hysteresis_tracker");
+    check_counter(a.skipped_steps, ScalarType::Long, a.scale, "skipped_steps");
+    check_counter(a.found_inf, ScalarType::Float, a.scale, "found_inf");
+    check_range(a.growth_factor > 1.0, "growth_factor", a.growth_factor, "a number above 1");
+    check_range(a.backoff_factor > 0.0 && a.backoff_factor < 1.0, "backoff_factor", a.backoff_factor,
+                "a number in (0, 1)");
+    check_range(a.growth_interval >= 1 && a.growth_interval <= INT32_MAX, "growth_interval",
+                static_cast<double>(a.growth_interval), "a 32-bit count of at least 1");
+    check_range(a.hysteresis >= 1 && a.hysteresis <= INT32_MAX, "hysteresis", static_cast<double>(a.hysteresis),
+                "a 32-bit count of at least 1");
+    check_range(a.min_scale > 0.0, "min_scale", a.min_scale, "a number above 0");
+    check_range(a.max_scale >= a.min_scale, "max_scale", a.max_scale, "a number not below min_scale");
+    Disjoint memory(5);
+    memory.add(a.scale, true, {"scale"});
+    memory.add(a.growth_tracker, true, {"growth_tracker"});
+    memory.add(a.hysteresis_tracker, true, {"hysteresis_tracker"});
+    memory.add(a.skipped_steps, true, {"skipped_steps"});
+    memory.add(a.found_inf, false, {"found_inf"});
+    memory.check();
+
+    const scale::LossScalePointers state = {static_cast<float*>(a.scale.mutable_data_ptr()),
+                                            static_cast<int32_t*>(a.growth_tracker.mutable_data_ptr()),
+                                            static_cast<int32_t*>(a.hysteresis_tracker.mutable_data_ptr()),
+                                            static_cast<int64_t*>(a.skipped_steps.mutable_data_ptr())};
+    const LossScalePolicy policy = {a.growth_factor,
+                                    a.backoff_factor,
+                                    static_cast<int32_t>(a.growth_interval),
+                                    static_cast<int32_t>(a.hysteresis),
+                                    static_cast<float>(a.min_scale),
+                                    static_cast<float>(a.max_scale)};
+    return {state, static_cast<const float*>(a.found_inf.const_data_ptr()), policy};
+}
+
+namespace {
 
 Tensor nonfinite_check(std::vector<Tensor> tensors) {
     const auto spans = spans_of(tensors, "tensors");
@@ -78,14 +124,8 @@ Stats grad_stats(std::vector<Tensor> tensors, bool count_zeros) {
 }
 
 Stats unscale_(std::vector<Tensor> tensors, Tensor inv_scale, bool count_zeros) {
-    const auto spans = spans_of(tensors, "tensors");
+    const auto spans = spans_to_unscale(tensors, inv_scale);
     const auto count = static_cast<int64_t>(spans.size());
-    check_scalar(inv_scale, tensors[0], "inv_scale");
-    Disjoint memory(spans.size() + 1);
-    for (int64_t i = 0; i < count; ++i) memory.add(tensors[i], true, {"tensors", i});
-    memory.add(inv_scale, false, {"inv_scale"});
-    memory.check();
-
     const Stats stats = empty_stats(tensors[0], count);
     std::vector<scale::MutableSpan> targets;
     targets.reserve(spans.size());
@@ -100,38 +140,10 @@ Stats unscale_(std::vector<Tensor> tensors, Tensor inv_scale, bool count_zeros) 
 void scale_update_(Tensor scale, Tensor growth_tracker, Tensor hysteresis_tracker, Tensor skipped_steps,
                    Tensor found_inf, double growth_factor, double backoff_factor, int64_t growth_interval,
                    int64_t hysteresis, double min_scale, double max_scale) {
-    check_scalar(scale, scale, "scale");
-    check_counter(growth_tracker, ScalarType::Int, scale, "growth_tracker");
-    check_counter(hysteresis_tracker, ScalarType::Int, scale, "hysteresis_tracker");
-    check_counter(skipped_steps, ScalarType::Long, scale, "skipped_steps");
-    check_counter(found_inf, ScalarType::Float, scale, "found_inf");
-    check_range(growth_factor > 1.0, "growth_factor", growth_factor, "a number above 1");
-    check_range(backoff_factor > 0.0 && backoff_factor < 1.0, "backoff_factor", backoff_factor, "a number in (0, 1)");
-    check_range(growth_interval >= 1 && growth_interval <= INT32_MAX, "growth_interval",
-                static_cast<double>(growth_interval), "a 32-bit count of at least 1");
-    check_range(hysteresis >= 1 && hysteresis <= INT32_MAX, "hysteresis", static_cast<double>(hysteresis),
-                "a 32-bit count of at least 1");
-    check_range(min_scale > 0.0, "min_scale", min_scale, "a number above 0");
-    check_range(max_scale >= min_scale, "max_scale", max_scale, "a number not below min_scale");
-    Disjoint memory(5);
-    memory.add(scale, true, {"scale"});
-    memory.add(growth_tracker, true, {"growth_tracker"});
-    memory.add(hysteresis_tracker, true, {"hysteresis_tracker"});
-    memory.add(skipped_steps, true, {"skipped_steps"});
-    memory.add(found_inf, false, {"found_inf"});
-    memory.check();
-
-    const scale::LossScalePointers state = {static_cast<float*>(scale.mutable_data_ptr()),
-                                            static_cast<int32_t*>(growth_tracker.mutable_data_ptr()),
-                                            static_cast<int32_t*>(hysteresis_tracker.mutable_data_ptr()),
-                                            static_cast<int64_t*>(skipped_steps.mutable_data_ptr())};
-    const LossScalePolicy policy = {growth_factor,
-                                    backoff_factor,
-                                    static_cast<int32_t>(growth_interval),
-                                    static_cast<int32_t>(hysteresis),
-                                    static_cast<float>(min_scale),
-                                    static_cast<float>(max_scale)};
-    scale::cpu::scale_update(state, static_cast<const float*>(found_inf.const_data_ptr()), policy);
+    const ScaleUpdate update =
+        checked_scale_update({scale, growth_tracker, hysteresis_tracker, skipped_steps, found_inf, growth_factor,
+                              backoff_factor, growth_interval, hysteresis, min_scale, max_scale});
+    scale::cpu::scale_update(update.state, update.found_inf, update.policy);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 //
 // The integer formulas below are the definition; F16C and the GPU's cvt instructions give the same bits
 // (all 65,536 halves and a sweep of floats are tested). They are branch-free so that loops over them vectorise.
-// Nothing here flushes subnormals. A NaN stays a NaN: f16 keeps sign and upper payload as F16C does, bf16
-// becomes the canonical 0x7fc0 as in torch.
+// Nothing here flushes subnormals. A NaN stays a NaN: on the CPU f16 keeps sign and upper payload as F16C does, a GPU
+// makes it its own canonical one (0x7fff); bf16 becomes the canonical 0x7fc0 as in torch.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,8 @@ struct bf16 {
 };
 
 enum class DType : int32_t { f16, bf16, f32, i16 };
+
+HALFOPS_HD constexpr int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
 template <class T>
 struct DTypeOf;
@@ -107,6 +109,9 @@ struct Nearest<bf16> {
 template <>
 struct Nearest<f16> {
     static HALFOPS_HD f16 from(float x) {
+#if defined(__CUDA_ARCH__)
+        return f16{__half_as_ushort(__float2half_rn(x))};
+#else
         const uint32_t u = bits_of(x);
         const uint32_t sign = (u >> 16) & 0x8000u;
         const uint32_t magnitude = u & 0x7fffffffu;
@@ -118,6 +123,7 @@ struct Nearest<f16> {
         const uint32_t special = magnitude > 0x7f800000u ? nan : 0x7c00u;
         const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
         return f16{static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
+#endif
     }
 };
 

@@ -52,8 +52,6 @@ bool use_bf16_product(const Problem& p) {
            p.out_dtype == DType::bf16 && p.a.cols > 0 && e.alpha == 1.0f && c_fits;
 }
 
-int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
-
 const void* at(const Matrix& m, int64_t row, int64_t col) {
     return static_cast<const char*>(m.data) + (row * m.row_stride + col * m.col_stride) * bytes_of(m.dtype);
 }

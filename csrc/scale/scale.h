@@ -6,15 +6,9 @@
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "math/loss_scale.h"
+#include "scale/span_table.h"
 
 namespace halfops::scale {
-
-// One tensor as flat memory. The dtype is its own, so that a list may mix them.
-struct Span {
-    const void* data;
-    int64_t numel;
-    DType dtype;
-};
 
 struct MutableSpan {
     void* data;
@@ -51,10 +45,24 @@ void scale_update(LossScalePointers state, const float* found_inf, LossScalePoli
 }  // namespace cpu
 
 namespace cuda {
-// Same on the device that is current. `spans` and `found_inf` are device pointers; nothing waits for the host.
-// stream is a cudaStream_t; the status is a cudaError_t with its text in *message when it is not 0.
-int nonfinite_check(const Span* spans, int64_t count, int64_t numel, void* stream, float* found_inf,
-                    const char** message);
+// The same bits on the device that is current: nothing waits for the host, everything can be captured in a CUDA graph.
+// All pointers are device pointers, `stream` is a cudaStream_t. Writing the table (collective/upload.h), and keeping
+// it and the workspace until the kernels are done, is the caller's.
+
+// Whether this binary has kernels for the current device.
+CudaStatus supported();
+
+// Bytes for the sums on the way, aligned to 16.
+int64_t workspace_bytes(const ChunkTable& sizes);
+
+CudaStatus nonfinite_check(const SpanTable& list, void* stream, float* found_inf);
+
+CudaStatus grad_stats(const SpanTable& list, bool count_zeros, void* workspace, void* stream, StatsOut out);
+
+CudaStatus unscale(const SpanTable& list, const float* inv_scale, bool count_zeros, void* workspace, void* stream,
+                   StatsOut out);
+
+CudaStatus scale_update(LossScalePointers state, const float* found_inf, LossScalePolicy policy, void* stream);
 }  // namespace cuda
 
 }  // namespace halfops::scale

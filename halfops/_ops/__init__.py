@@ -18,4 +18,4 @@ except ImportError as error:
 
 ops = torch.ops.halfops
 
-from halfops._ops import linear, optim, registry, scale  # noqa: E402, F401  (each room's module needs `ops`)
+from halfops._ops import linear, optim, optim_plan, registry, scale  # noqa: E402, F401  (each room's module needs `ops`)

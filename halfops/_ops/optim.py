@@ -40,14 +40,19 @@ def optim_step_(
     rows: Tensor,
     hyper: Tensor,
     *,
+    emas: Sequence[Tensor] = (),
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     sum_of_squares: Tensor | None = None,
     max_grad_norm: float | None = None,
+    ema_decay: float | None = None,
     rounding: str = "nearest",
     seed: int = 0,
+    zero_grad: bool = False,
 ) -> None:
     """One step of ``rule`` for all parameters at once, in place; nothing at all changes if it must be skipped.
+
+    (With ``zero_grad``, the gradients do.)
 
     Args:
         params: n parameters, float16, bfloat16 or float32 mixed, contiguous.
@@ -58,13 +63,18 @@ def optim_step_(
         steps: float32 [n], the steps that each parameter has taken; advanced by one.
         rows: int64 [n, 2] on the CPU: each parameter's row of ``hyper``, and its key for stochastic rounding.
         hyper: float64 [groups, columns], the columns being ``hyper_names(rule)``.
+        emas: float32 moving averages of the parameters, one each (an empty tensor for a parameter without), or none at
+            all; moved after the update: ``ema = lerp(ema, w, 1 - ema_decay)``, where w is the float32 value that weight
+            and master stand for, without master the weight as it was rounded.
         grad_scale: float32, what the gradients were multiplied by; 1 if absent.
         found_inf: float32; anything but 0 skips the step.
         sum_of_squares: float64, of the gradients as they are (scaled); infinite or NaN skips the step.
         max_grad_norm: bound of the norm of the unscaled gradients, as in ``clip_grad_norm_``; needs ``sum_of_squares``.
+        ema_decay: share of the old average in the new one, in [0, 1); goes with ``emas``.
         rounding: "nearest" or "stochastic", the latter for 16-bit parameters without master. The bits that element e of
             parameter i gets depend on (seed, step, e, key) alone.
         seed: of stochastic rounding, 64 bits.
+        zero_grad: the gradients become zeros in the same pass, in a skipped step, too. None may share memory then.
 
     Raises:
         RuntimeError: a tensor does not fit (dtype, shape, layout, device, shared memory), before anything is changed.
@@ -77,6 +87,7 @@ def optim_step_(
         list(grads),
         list(masters),
         list(states),
+        list(emas),
         steps,
         rows,
         hyper,
@@ -84,9 +95,19 @@ def optim_step_(
         found_inf,
         sum_of_squares,
         max_grad_norm,
+        ema_decay,
         rounding,
         seed,
+        zero_grad,
     )
+
+
+def write_(target: Tensor, values: Tensor) -> None:
+    """Copies a CPU tensor of 8-byte numbers into a tensor of the same shape and dtype on any device.
+
+    The numbers travel as arguments of a kernel: the host does not wait, and a CUDA graph keeps them.
+    """
+    ops.write_.default(target, values)
 
 
 def split_master(master: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -118,6 +139,11 @@ def cast(
 
 @torch.library.register_fake("halfops::optim_step_")
 def _(*args: object) -> None:
+    return None
+
+
+@torch.library.register_fake("halfops::write_")
+def _(target: Tensor, values: Tensor) -> None:
     return None
 
 

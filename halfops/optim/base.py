@@ -9,12 +9,21 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from halfops._ops.optim import optim_step_, state_names
+from halfops._ops.optim import state_names
+from halfops._ops.optim_plan import apart
 from halfops._ops.registry import has_kernel
-from halfops._ops.scale import grad_stats
+from halfops._ops.scale import GradStats
 from halfops.optim import checks
-from halfops.optim.storage import convert_state, follow_layout, master_name, new_master, read_master, zeros
-from halfops.optim.worklist import Call, WorkList, build_call
+from halfops.optim.storage import (
+    convert_state,
+    follow_layout,
+    in_layout_of,
+    master_name,
+    new_master,
+    read_master,
+    zeros,
+)
+from halfops.optim.worklist import Call, WorkList
 
 
 class HalfOptimizer(Optimizer):
@@ -35,6 +44,10 @@ class HalfOptimizer(Optimizer):
     `max_grad_norm` clips the norm of all gradients of this optimizer, as `torch.nn.utils.clip_grad_norm_` would; the
     gradients themselves are not changed. With it, a non-finite gradient skips the step even without a scaler.
 
+    `ema_decay` keeps a moving average of the weights, in float32, in the same pass: `ema = decay ema + (1 - decay) w`
+    after each update, w being the master, or without one the weight as it was rounded. It starts at the master before
+    the first step; `ema_params()` gives it. The attribute may be changed between steps (a warm-up of the decay).
+
     `step()` understands the protocol of `torch.amp.GradScaler` for fused optimizers: the gradients are unscaled inside
     the update, and an overflow skips the whole step: weights, states and step counts stay as they are. Nothing is read
     back to the host. `fused_unscale=False` turns this off for tools that insist on unscaling themselves.
@@ -50,6 +63,7 @@ class HalfOptimizer(Optimizer):
         master: str,
         rounding: str,
         max_grad_norm: float | None,
+        ema_decay: float | None,
         state_dtype: torch.dtype,
         seed: int,
         fused_unscale: bool,
@@ -61,7 +75,10 @@ class HalfOptimizer(Optimizer):
         if max_grad_norm is not None:
             checks.number("max_grad_norm", max_grad_norm)
             max_grad_norm = float(max_grad_norm)
-        self.master, self.rounding, self.max_grad_norm = master, rounding, max_grad_norm
+        if ema_decay is not None:
+            checks.number("ema_decay", ema_decay, below=1.0)
+            ema_decay = float(ema_decay)
+        self.master, self.rounding, self.max_grad_norm, self.ema_decay = master, rounding, max_grad_norm, ema_decay
         self.state_dtype, self.seed = state_dtype, seed
         self._step_supports_amp_scaling = bool(fused_unscale)
         self._work: WorkList | None = None
@@ -97,81 +114,95 @@ class HalfOptimizer(Optimizer):
             raise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient. Returns what the closure returns."""
+    def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
+        """One step of every parameter that has a gradient. Returns what the closure returns.
+
+        With zero_grad, gradients are set to zero in place in the same pass, for loops that keep their gradient buffers,
+        such as CUDA graphs; in a skipped step, too.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._advance()
+        self._advance(bool(zero_grad))
         return loss
 
     # Pointer comparisons mean nothing to a tracer: one clean graph break, as torch.optim makes around its own step.
     @_disable_dynamo
-    def _advance(self) -> None:
-        work = self._prepare()
+    def _advance(self, zero_grad: bool) -> None:
+        calls = self._prepare(zero_grad)
         try:
-            self._run(work.calls)
+            self._run(calls, zero_grad)
         finally:
-            work.release_gradients()
+            self._release_gradients()
 
-    def _run(self, calls: list[Call]) -> None:
+    def _run(self, calls: list[Call], zero_grad: bool) -> None:
         numbers = [call.hyper.read() for call in calls]
+        if zero_grad and len(calls) > 1 and not apart([call.plan for call in calls]):
+            raise RuntimeError(
+                "zero_grad: got two parameters whose gradients share memory, wanted separate ones; "
+                "leave zero_grad out of step() and call optimizer.zero_grad(set_to_none=False) after it"
+            )
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         sum_of_squares = None
         if self.max_grad_norm is not None and calls:
             sum_of_squares = getattr(self, "grad_sumsq", None)
             if sum_of_squares is None:
-                first, *others = (grad_stats(call.grads).sum_of_squares for call in calls)
+                first, *others = (call.plan.stats().sum_of_squares for call in calls)
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
 
-        def run(call: Call, found_inf: Tensor | None) -> None:
-            optim_step_(
-                call.rule,
-                call.params,
-                call.grads,
-                call.masters,
-                call.states,
-                call.steps,
-                call.rows,
+        for call, values in zip(calls, numbers, strict=True):
+            call.hyper.write(values)
+        # What a plan refuses at its step are the numbers, which are the same for all: the first one refuses them.
+        for call in calls:
+            call.plan.step(
                 call.hyper.table,
                 grad_scale=scalar_on(call.device, grad_scale, torch.float32),
                 found_inf=scalar_on(call.device, found_inf, torch.float32),
                 sum_of_squares=scalar_on(call.device, sum_of_squares, torch.float64),
                 max_grad_norm=self.max_grad_norm,
-                rounding=self.rounding,
+                ema_decay=self.ema_decay,
+                zero_grad=zero_grad,
                 seed=self.seed,
             )
-
-        for call, values in zip(calls, numbers, strict=True):
-            call.hyper.write(values)
-            if len(calls) > 1:  # what one call refuses must not come after another has changed its parameters
-                run(call, torch.ones((), device=call.device))
-        for call in calls:
-            run(call, found_inf)
             # The op writes behind autograd's back; a graph that saved one of these weights must notice.
             torch.autograd.graph.increment_version(call.params)
+            if zero_grad:
+                torch.autograd.graph.increment_version([grad for grad in call.gradients() if grad is not None])
+        copied = [grad for call in calls for grad in call.copied]
+        if zero_grad and copied:
+            torch._foreach_zero_(copied)
 
-    def _prepare(self) -> WorkList:
-        """The step's tensors, checked, from the cache where nothing changed."""
-        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
-        grads = [param.grad for param in params]
-        present = [grad is not None for grad in grads]
-        rules = [self._rule(group) for group in self.param_groups for _ in group["params"]]
-        work = self._work
-        if work is None or not work.holds(params, rules, self.param_groups, self.state, present):
-            self._check_before_building(params, grads)
-            if work is not None:
-                self._forget_remainders(work)
-            self._work = None
-            work = WorkList(params, rules, self.param_groups, self.state)
-            self._build(work, present)
-        work.take_gradients(grads)
-        self._work = work
-        return work
+    @_disable_dynamo
+    @torch.no_grad()
+    def _grad_stats(self, count_zeros: bool) -> list[tuple[list[int], list[torch.dtype], GradStats]]:
+        """For `halfops.amp.GradScaler`: what one read of all gradients tells, without handing it a list of them.
 
-    def _check_before_building(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        One item for each list that was read: positions among all parameters, dtypes, statistics.
+        """
+        calls = self._prepare(zero_grad=False)
+        try:
+            return [(call.members, call.dtypes, call.plan.stats(count_zeros)) for call in calls]
+        finally:
+            self._release_gradients()
+
+    def _prepare(self, zero_grad: bool) -> list[Call]:
+        """The step's calls with their gradients, checked; from the cache where nothing changed."""
+        rules = [self._rule(group) for group in self.param_groups]
+        averaged, work = self.ema_decay is not None, self._work
+        try:
+            current = work is not None and work.holds(self.param_groups, rules, self.state, averaged)
+            if work is None or not current or not work.refresh(zero_grad):
+                work = self._build(rules, averaged, zero_grad)
+        except BaseException:
+            self._release_gradients()
+            raise
+        return work.calls
+
+    def _build(self, rules: list[str], averaged: bool, zero_grad: bool) -> WorkList:
+        work = WorkList(self.param_groups, rules, self.state, averaged)
+        grads = [param.grad for param in work.params]
+        for i, (param, grad) in enumerate(zip(work.params, grads, strict=True)):
             if grad is not None:
                 checks.parameter(f"parameter {i}", param, self.master, self.rounding)
                 if param.device.type not in ("cpu", "cuda") or not has_kernel("optim_step_", param.device.type):
@@ -180,16 +211,22 @@ class HalfOptimizer(Optimizer):
                         "move the model, as in model.cpu(), and run `python -m halfops doctor` to see what there is"
                     )
                 checks.gradient(f"parameter {i}", param, grad)
+        if self._work is not None:
+            self._forget_remainders(self._work)
+        self._work = None
+        rule_of = [rule for group, rule in zip(self.param_groups, rules, strict=True) for _ in group["params"]]
+        for param, grad, rule in zip(work.params, grads, rule_of, strict=True):
+            if grad is not None:
+                self._ensure_state(param, rule)
+        work.build(grads, self.rounding)
+        for call in work.calls:
+            call.take([grads[i] for i in call.members], zero_grad)  # type: ignore[misc]
+        self._work = work
+        return work
 
-    def _build(self, work: WorkList, present: list[bool]) -> None:
-        members: dict[tuple[torch.device, str], list[tuple[int, Tensor, dict[str, Any]]]] = {}
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        for i, param in enumerate(work.params):
-            if present[i]:
-                self._ensure_state(param, work.rules[i])
-                members.setdefault((param.device, work.rules[i]), []).append((i, param, groups[i]))
-        work.calls = [build_call(rule, device, each, self.state) for (device, rule), each in members.items()]
-        work.remember(present)
+    def _release_gradients(self) -> None:
+        if self._work is not None:
+            self._work.release_gradients()
 
     def _forget_remainders(self, work: WorkList) -> None:
         """Of parameters that were cast since: a remainder is in units of the old dtype, and says nothing in the new."""
@@ -213,6 +250,9 @@ class HalfOptimizer(Optimizer):
             state[wanted] = new_master(param, wanted)
         if wanted is not None:
             state[wanted] = follow_layout(param, state[wanted])
+        if self.ema_decay is not None:
+            average = state.get("ema_param")
+            state["ema_param"] = read_master(param, state) if average is None else follow_layout(param, average)
 
     def _parameters(self) -> Iterable[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
@@ -223,8 +263,24 @@ class HalfOptimizer(Optimizer):
         return [read_master(param, self.state.get(param, {})) for param in self._parameters()]
 
     @torch.no_grad()
+    def ema_params(self) -> list[Tensor]:
+        """Float32 copies of the averages, in the order of the parameters; where no step was taken yet, the masters."""
+        if self.ema_decay is None:
+            raise RuntimeError(
+                f"ema_params: got {type(self).__name__} with ema_decay=None, which keeps no averages; wanted a decay, "
+                "as in ema_decay=0.999"
+            )
+        return [
+            in_layout_of(param, state["ema_param"], torch.float32)
+            if "ema_param" in state
+            else read_master(param, state)
+            for param in self._parameters()
+            for state in [self.state.get(param, {})]
+        ]
+
+    @torch.no_grad()
     def sync_master_from_model(self) -> None:
-        """Makes the weights, changed from outside (`model.load_state_dict`, an edit), the masters."""
+        """Makes the weights, changed from outside (`model.load_state_dict`, an edit), the masters. Averages stay."""
         for param in self._parameters():
             state = self.state.get(param, {})
             if "master_param" in state:
@@ -237,7 +293,8 @@ class HalfOptimizer(Optimizer):
 
         Moments and masters keep every bit, unlike in torch, which would cast them to the parameter's dtype. A master
         saved by another `master=` is converted exactly; one that is missing is built from the weights. Where float32
-        masters become `"split"` or float32 parameters, the weights follow them.
+        masters become `"split"` or float32 parameters, the weights follow them. Averages are dropped without
+        `ema_decay`; with it, missing ones start at the loaded masters.
 
         Errors leave weights, states and groups as they were.
         """
@@ -287,13 +344,24 @@ class HalfOptimizer(Optimizer):
             entry = saved["state"].get(key)
             if entry:
                 names = state_names(rule)
-                state, weight = convert_state(f"parameter {i}", param, entry, names, self.master, self.state_dtype)
+                averaged = self.ema_decay is not None
+                state, weight = convert_state(
+                    f"parameter {i}", param, entry, names, self.master, self.state_dtype, averaged
+                )
                 loaded.append((param, state, weight))
         known = set(ids)
         return groups, {key: value for key, value in saved["state"].items() if key not in known}
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("master", "rounding", "max_grad_norm", "state_dtype", "seed", "_step_supports_amp_scaling")
+        names = (
+            "master",
+            "rounding",
+            "max_grad_norm",
+            "ema_decay",
+            "state_dtype",
+            "seed",
+            "_step_supports_amp_scaling",
+        )
         return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ ROUNDINGS = ("nearest", "stochastic")
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 # Options of the whole optimizer: a parameter group that names one of them would be ignored, so it is refused.
-INSTANCE_OPTIONS = ("master", "rounding", "max_grad_norm", "state_dtype", "seed", "fused_unscale")
+INSTANCE_OPTIONS = ("master", "rounding", "max_grad_norm", "ema_decay", "state_dtype", "seed", "fused_unscale")
 
 
 def number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf) -> None:
@@ -115,6 +115,19 @@ def gradient(name: str, param: torch.Tensor, grad: torch.Tensor) -> None:
             f"gradient of {name}: got shape {list(grad.shape)}, wanted {list(param.shape)} as its parameter; "
             "did the parameter's shape change after backward()?"
         )
+
+
+def apart(grads: list[torch.Tensor]) -> None:
+    """Gradients that one call zeroes must not be those that the next one reads. Contiguous ones; the op sees to those
+    of one call."""
+    ends: dict[torch.device, int] = {}
+    for grad in sorted(grads, key=torch.Tensor.data_ptr):
+        if grad.numel() and grad.data_ptr() < ends.get(grad.device, 0):
+            raise RuntimeError(
+                "zero_grad: got two parameters whose gradients share memory, wanted separate ones; "
+                "leave zero_grad out of step() and call optimizer.zero_grad(set_to_none=False) after it"
+            )
+        ends[grad.device] = max(ends.get(grad.device, 0), grad.data_ptr() + grad.nbytes)
 
 
 def is_dense(tensor: torch.Tensor) -> bool:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from halfops._ops.optim import join_master, split_master
 
+# What a parameter's state has beside the rule's step and moments.
+BESIDE_RULE = ("master_param", "master_remainder", "ema_param")
+
 
 def flat(tensor: Tensor) -> Tensor:
     """A dense tensor's elements in the order they lie in memory; shares its storage."""
@@ -110,10 +113,16 @@ def convert_remainder(param: Tensor, remainder: Tensor) -> dict[str, Tensor]:
 
 
 def convert_state(
-    label: str, param: Tensor, saved: dict[str, Any], names: tuple[str, ...], master: str, dtype: torch.dtype
+    label: str,
+    param: Tensor,
+    saved: dict[str, Any],
+    names: tuple[str, ...],
+    master: str,
+    dtype: torch.dtype,
+    averaged: bool,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """One parameter's entry of a checkpoint (ours or torch.optim's) as this optimizer keeps it."""
-    for key in (*names, "master_param", "master_remainder"):
+    for key in (*names, *BESIDE_RULE):
         value = saved.get(key)
         if isinstance(value, Tensor) and value.shape != param.shape:
             raise ValueError(
@@ -121,7 +130,7 @@ def convert_state(
                 "does the checkpoint belong to this model?"
             )
     # Kept from other optimizers: whatever else they saved, untouched.
-    ours = ("step", "master_param", "master_remainder", *names)
+    ours = ("step", *BESIDE_RULE, *names)
     state: dict[str, Any] = {key: value for key, value in saved.items() if key not in ours}
     moments = {key: saved[key] for key in names if isinstance(saved.get(key), Tensor)}
     # torch.optim.SGD counts no steps, but a momentum buffer says that there was one.
@@ -131,5 +140,9 @@ def convert_state(
     state["step"] = torch.as_tensor(step, dtype=torch.float32).reshape(()).to(param.device, copy=True)
     for key, value in moments.items():
         state[key] = in_layout_of(param, value, dtype)
+    average = saved.get("ema_param")
+    # One that was cast went through torch.optim, as such a master did; the next step starts a new one.
+    if averaged and average is not None and average.dtype == torch.float32:
+        state["ema_param"] = in_layout_of(param, average, torch.float32)
     masters, weight = convert_master(label, param, saved, master)
     return {**state, **masters}, weight

@@ -1,22 +1,23 @@
-"""The tensors of one step in the order the op takes them, kept until something about them changes.
+"""The tensors of one step as plans in C++ keep them, until something about them changes.
 
-Gathering a thousand tensors and their states costs more than a small step, so it is done once. What is looked at on
-every step is what users change between steps: gradients, parameters' storage and dtype, state entries, groups and
-their hyper-parameters.
+Gathering ten thousand tensors and their states costs more than their step, so it is done once. What is looked at on
+every step is what users change between steps. Here: groups and their lists of parameters, hyper-parameters, state
+entries, gradients where there were none. In C++ (`Plan.refresh`): memory, dtype and shape of parameters, memory of
+states, gradients. Python's part is a few operations a group, and walks by identity that C++ does for it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfops._ops.optim import hyper_names, state_names
+from halfops._ops.optim import hyper_names, state_names, write_
+from halfops._ops.optim_plan import Plan, Readiness, entries, items, same_entries, same_items
 from halfops.optim import checks
-from halfops.optim.storage import flat, in_layout_of
+from halfops.optim.storage import in_layout_of
 
 Group = dict[str, Any]
 
@@ -57,94 +58,138 @@ class HyperTable:
 
     def write(self, numbers: list[float]) -> None:
         if numbers != self.numbers:
-            self.table.copy_(torch.tensor(numbers, dtype=torch.float64).view(self.table.shape), non_blocking=True)
-            self.numbers = numbers
+            write_(self.table, torch.tensor(numbers, dtype=torch.float64).view(self.table.shape))
+            # What a graph captures it writes at every replay: whoever comes next has to write its own again.
+            self.numbers = [] if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing() else numbers
         for cell, value in self.on_device:
             cell.copy_(value.reshape(()), non_blocking=True)
 
 
-@dataclass
 class Call:
-    """The arguments of one optim_step_: one device, one rule."""
+    """One device, one rule: a plan, and what of it Python has to know."""
 
-    rule: str
-    device: torch.device
-    members: list[int]  # positions in the optimizer's flat list of parameters
-    params: list[Tensor]
-    masters: list[Tensor]
-    states: list[Tensor]  # state-major
-    steps: Tensor
-    rows: Tensor
-    hyper: HyperTable
-    strided: list[
-        tuple[int, Tensor]
-    ]  # position within the call, parameter: not contiguous, its gradient is brought in line
-    grads: list[Tensor]
+    def __init__(
+        self,
+        rule: str,
+        device: torch.device,
+        members: list[tuple[int, Tensor, Group]],
+        state: dict[Tensor, dict[str, Any]],
+        averaged: bool,
+        rounding: str,
+    ) -> None:
+        self.device = device
+        self.members = [index for index, _, _ in members]  # positions in the optimizer's flat list of parameters
+        self.params = [param for _, param, _ in members]
+        self.dtypes = [param.dtype for param in self.params]
+        self.copied: list[Tensor] = []  # the gradients of which the plan was given copies
 
+        names, states = state_names(rule), [state[param] for param in self.params]
+        groups: list[Group] = []
+        row_of: dict[int, int] = {}
+        for _, _, group in members:
+            if id(group) not in row_of:
+                row_of[id(group)] = len(groups)
+                groups.append(group)
+        self.hyper = HyperTable(groups, hyper_names(rule), device)
+        none = torch.empty(0, dtype=torch.int16, device=device)
+        self.plan = Plan(
+            rule,
+            self.params,
+            masters=[entry.get("master_remainder", entry.get("master_param", none)) for entry in states],
+            states=[entry[name] for name in names for entry in states],
+            emas=[entry["ema_param"] for entry in states if averaged],
+            steps=pack_steps(states, device),
+            rows=torch.tensor([[row_of[id(group)], index] for index, _, group in members], dtype=torch.int64),
+            rounding=rounding,
+        )
 
-def member_views(tensors: Iterable[Tensor]) -> list[Tensor]:
-    return [tensor if tensor.is_contiguous() else flat(tensor) for tensor in tensors]
+    def gradients(self) -> list[Tensor | None]:
+        return [param.grad for param in self.params]
+
+    def take(self, grads: list[Tensor], zero_grad: bool) -> None:
+        """Gradients that Python has gathered, or an error that names the parameter."""
+        if not gradients_fit(self.params, grads):
+            for i, param, grad in zip(self.members, self.params, grads, strict=True):
+                checks.gradient(f"parameter {i}", param, grad)
+        self.copied = []
+        self.plan.take(list(map(self._in_line, self.params, grads)), zero_grad)
+
+    def _in_line(self, param: Tensor, grad: Tensor) -> Tensor:
+        """The gradient with its elements in memory as the parameter has them, and as their values."""
+        if same_order(param, grad) and not grad.is_neg():
+            return grad
+        self.copied.append(grad)
+        return in_layout_of(param, grad, grad.dtype)
 
 
 class WorkList:
     """Every call of one step, and what it was built from."""
 
     def __init__(
-        self, params: list[Tensor], rules: list[str], groups: list[Group], state: dict[Tensor, dict[str, Any]]
+        self, groups: list[Group], rules: list[str], state: dict[Tensor, dict[str, Any]], averaged: bool
     ) -> None:
-        self.params, self.rules, self.groups, self.state = params, rules, list(groups), state
-        self.present: list[bool] = []
-        self.pointers: list[int] = []
-        self.dtypes: list[torch.dtype] = []
-        self.entries: list[Any] = []
+        self.groups, self.rules, self.state, self.averaged = list(groups), rules, state, averaged
+        self.sizes = [len(group["params"]) for group in groups]
+        self.params: tuple[Tensor, ...] = items([group["params"] for group in groups])
+        self.dtypes = list(map(_dtype, self.params))
+        self.absent: list[Tensor] = []  # parameters without gradient
+        self.entries: tuple[object, ...] = ()
         self.calls: list[Call] = []
 
-    def remember(self, present: list[bool]) -> None:
-        self.present = present
-        self.pointers = list(map(Tensor.data_ptr, self.params))
-        self.dtypes = list(map(_dtype, self.params))
-        self.entries = self._entries()
+    def build(self, grads: list[Tensor | None], rounding: str) -> None:
+        """The plans, once the state of every parameter that has a gradient is there."""
+        members: dict[tuple[torch.device, str], list[tuple[int, Tensor, Group]]] = {}
+        groups = [(group, rule) for group, rule in zip(self.groups, self.rules, strict=True) for _ in group["params"]]
+        for i, (param, grad, (group, rule)) in enumerate(zip(self.params, grads, groups, strict=True)):
+            if grad is None:
+                self.absent.append(param)
+            else:
+                members.setdefault((param.device, rule), []).append((i, param, group))
+        self.calls = [
+            Call(rule, device, each, self.state, self.averaged, rounding) for (device, rule), each in members.items()
+        ]
+        self.entries = entries(self.state)
 
-    def _entries(self) -> list[Any]:
-        # torch lets state have keys that are no parameters; whatever they hold is not ours.
-        return [value for entry in self.state.values() if isinstance(entry, dict) for value in entry.values()]
-
-    def holds(
-        self, params: list[Tensor], rules: list[str], groups: list[Group], state: Any, present: list[bool]
-    ) -> bool:
-        """Whether nothing changed that the lists depend on."""
+    def holds(self, groups: list[Group], rules: list[str], state: Any, averaged: bool) -> bool:
+        """Whether nothing changed that the plans depend on and Python can see."""
+        lists = [group["params"] for group in groups]
         return (
             state is self.state
+            and averaged == self.averaged
             and rules == self.rules
-            and present == self.present
             and same_objects(groups, self.groups)
-            and same_objects(params, self.params)
-            and list(map(Tensor.data_ptr, params)) == self.pointers
-            and list(map(_dtype, params)) == self.dtypes
-            and same_objects(self._entries(), self.entries)
+            and list(map(len, lists)) == self.sizes
+            and same_items(lists, self.params)
+            and same_entries(state, self.entries)
+            and all(param.grad is None for param in self.absent)
         )
 
-    def take_gradients(self, grads: list[Tensor | None]) -> None:
-        """Each call's gradients as the op takes them, or an error that names the parameter."""
+    def refresh(self, zero_grad: bool) -> bool:
+        """Whether nothing changed that the plans see; then their gradients are known."""
         for call in self.calls:
-            params = [self.params[i] for i in call.members]
-            taken: list[Tensor] = [grads[i] for i in call.members]  # type: ignore[misc]
-            if not gradients_fit(params, taken):
-                for i, param, grad in zip(call.members, params, taken, strict=True):
-                    checks.gradient(f"parameter {i}", param, grad)
-            if call.strided:
-                for position, param in call.strided:
-                    grad = taken[position]
-                    if grad.stride() != param.stride():
-                        grad = in_layout_of(param, grad, grad.dtype)
-                    taken[position] = flat(grad)
-            if not all(map(Tensor.is_contiguous, taken)):
-                taken = [grad.contiguous() for grad in taken]
-            call.grads = taken
+            readiness = call.plan.refresh(zero_grad)
+            if readiness is Readiness.MEMORY:
+                return False
+            if readiness is Readiness.GRADIENTS:
+                present = [grad for grad in call.gradients() if grad is not None]
+                if len(present) != len(call.params):
+                    return False
+                call.take(present, zero_grad)
+            else:
+                call.copied = []
+        return True
 
     def release_gradients(self) -> None:
         for call in self.calls:
-            call.grads = []
+            call.plan.release()
+            call.copied = []
+
+
+def same_order(param: Tensor, grad: Tensor) -> bool:
+    """Whether two tensors of one shape have their elements in the same order in memory."""
+    if param.is_contiguous():
+        return grad.is_contiguous()
+    return all(a == b or size == 1 for size, a, b in zip(param.shape, param.stride(), grad.stride(), strict=True))
 
 
 def gradients_fit(params: list[Tensor], grads: list[Tensor]) -> bool:
@@ -162,32 +207,3 @@ def pack_steps(entries: list[dict[str, Any]], device: torch.device) -> Tensor:
     for entry, step in zip(entries, steps.unbind(), strict=True):
         entry["step"] = step
     return steps
-
-
-def build_call(
-    rule: str, device: torch.device, members: list[tuple[int, Tensor, Group]], state: dict[Tensor, dict[str, Any]]
-) -> Call:
-    names = state_names(rule)
-    params = [param for _, param, _ in members]
-    entries = [state[param] for param in params]
-    groups: list[Group] = []
-    row_of: dict[int, int] = {}
-    for _, _, group in members:
-        if id(group) not in row_of:
-            row_of[id(group)] = len(groups)
-            groups.append(group)
-    none = torch.empty(0, dtype=torch.int16, device=device)
-    masters = [entry.get("master_remainder", entry.get("master_param", none)) for entry in entries]
-    return Call(
-        rule=rule,
-        device=device,
-        members=[index for index, _, _ in members],
-        params=member_views(params),
-        masters=member_views(masters),
-        states=member_views(entry[name] for name in names for entry in entries),
-        steps=pack_steps(entries, device),
-        rows=torch.tensor([[row_of[id(group)], index] for index, _, group in members], dtype=torch.int64),
-        hyper=HyperTable(groups, hyper_names(rule), device),
-        strided=[(at, param) for at, param in enumerate(params) if not param.is_contiguous()],
-        grads=[],
-    )

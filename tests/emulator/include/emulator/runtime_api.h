@@ -56,8 +56,9 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 // A launch of the emulator gives its status to the caller and leaves nothing behind.
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+// A number beyond those whose facts a launcher remembers: the next launch may be on a device of another size.
 inline cudaError_t cudaGetDevice(int* device) {
-    *device = 0;
+    *device = 1 << 20;
     return cudaSuccess;
 }
 
@@ -86,6 +87,20 @@ template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int value) {
     const bool possible = value >= 0 && static_cast<size_t>(value) <= emulator::kMostDynamicShared;
     return possible ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+struct cudaFuncAttributes {};
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
+    return cudaSuccess;
+}
+
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+    *status = cudaStreamCaptureStatusNone;
+    return cudaSuccess;
 }
 
 template <class Kernel>
