@@ -126,9 +126,10 @@ class WorkList:
     """Every call of one step, and what it was built from."""
 
     def __init__(
-        self, groups: list[Group], rules: list[str], state: dict[Tensor, dict[str, Any]], averaged: bool
+        self, groups: list[Group], rules: list[str], state: dict[Tensor, dict[str, Any]], averaged: bool, rounding: str
     ) -> None:
-        self.groups, self.rules, self.state, self.averaged = list(groups), rules, state, averaged
+        self.groups, self.rules, self.state = list(groups), rules, state
+        self.averaged, self.rounding = averaged, rounding
         self.sizes = [len(group["params"]) for group in groups]
         self.params: tuple[Tensor, ...] = items([group["params"] for group in groups])
         self.dtypes = list(map(_dtype, self.params))
@@ -136,7 +137,7 @@ class WorkList:
         self.entries: tuple[object, ...] = ()
         self.calls: list[Call] = []
 
-    def build(self, grads: list[Tensor | None], rounding: str) -> None:
+    def build(self, grads: list[Tensor | None]) -> None:
         """The plans, once the state of every parameter that has a gradient is there."""
         members: dict[tuple[torch.device, str], list[tuple[int, Tensor, Group]]] = {}
         groups = [(group, rule) for group, rule in zip(self.groups, self.rules, strict=True) for _ in group["params"]]
@@ -146,16 +147,17 @@ class WorkList:
             else:
                 members.setdefault((param.device, rule), []).append((i, param, group))
         self.calls = [
-            Call(rule, device, each, self.state, self.averaged, rounding) for (device, rule), each in members.items()
+            Call(rule, device, each, self.state, self.averaged, self.rounding)
+            for (device, rule), each in members.items()
         ]
         self.entries = entries(self.state)
 
-    def holds(self, groups: list[Group], rules: list[str], state: Any, averaged: bool) -> bool:
+    def holds(self, groups: list[Group], rules: list[str], state: Any, averaged: bool, rounding: str) -> bool:
         """Whether nothing changed that the plans depend on and Python can see."""
         lists = [group["params"] for group in groups]
         return (
             state is self.state
-            and averaged == self.averaged
+            and (averaged, rounding) == (self.averaged, self.rounding)
             and rules == self.rules
             and same_objects(groups, self.groups)
             and list(map(len, lists)) == self.sizes
