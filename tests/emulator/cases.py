@@ -87,10 +87,10 @@ def exchange_case(entry: str, size: int, expected: Callable[[np.ndarray], np.nda
     return Case(program("exchange"), entry, arrays, lambda arrays: np.array_equal(arrays["out"], result))
 
 
-def nonfinite_case(dtype: type, code: int, size: int, offset: int) -> Case:
-    """A tensor of ones but for one NaN; its place is the last but one, which a tail loop reads."""
+def nonfinite_case(dtype: type, code: int, size: int, offset: int, place: int) -> Case:
+    """A tensor of ones but for one NaN."""
     values = np.ones(size, np.float16 if dtype is np.uint16 else np.float32).view(dtype)
-    values[-2] = 0x7C01 if dtype is np.uint16 else 0x7F800001
+    values[place] = 0x7C01 if dtype is np.uint16 else 0x7F800001
 
     def arrays() -> Arrays:
         return {
@@ -100,6 +100,30 @@ def nonfinite_case(dtype: type, code: int, size: int, offset: int) -> Case:
         }
 
     return Case(SCALE, "nonfinite", arrays, lambda arrays: arrays["found_inf"][0] == 1)
+
+
+def stats_case(count: int, size: int) -> Case:
+    """Many small tensors of whole numbers: their sums of squares are exact in any order."""
+    values = [np.arange(i, i + size, dtype=np.float32) % 5 for i in range(count)]
+    squares = np.array([np.sum(np.square(x)) for x in values])
+
+    def arrays() -> Arrays:
+        return {
+            "tensor": [misaligned(x, i % 4) for i, x in enumerate(values)],
+            "dtype": np.full(count, 2, np.int32),
+            "count_zeros": np.ones(1, np.int8),
+            "found_inf": np.full(1, np.nan, np.float32),
+            "sum_of_squares": np.full(1, np.nan),
+            "per_tensor": np.full((count, 3), np.nan),
+        }
+
+    def check(arrays: Arrays) -> bool:
+        zeros = [np.sum(x == 0) for x in values]
+        rows = np.stack([squares, np.zeros(count), zeros], axis=1)
+        same = np.array_equal(arrays["per_tensor"], rows) and arrays["sum_of_squares"][0] == squares.sum()
+        return same and arrays["found_inf"][0] == 0
+
+    return Case(SCALE, "grad_stats", arrays, check)
 
 
 def _row_sums(values: np.ndarray) -> np.ndarray:
@@ -125,5 +149,7 @@ CASES = {
     "backwards": exchange_case("backwards", 50, lambda x: x[::-1]),
     "row sums": exchange_case("row_sums", 200, _row_sums),
     "handover": exchange_case("handover", 96, lambda x: x),
-    "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1),
+    "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1, place=-2),
+    "nonfinite, another lane": nonfinite_case(np.uint16, 0, 4099, 1, place=77),
+    "stats": stats_case(count=300, size=131),
 }
