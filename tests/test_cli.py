@@ -269,30 +269,3 @@ def test_a_missing_binary_is_answered_with_the_way_out(tmp_path):
     assert done.returncode == 1
     assert "python setup.py build_ext --inplace" in done.stderr
     assert torch.__version__ in done.stderr
-
-
-# --- device_pass ----------------------------------------------------------------------------------------------------
-
-
-def _device_pass(*arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "device_pass"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_device_pass_refuses_unknown_steps():
-    done = _device_pass("--only", "tests,tune")
-    assert done.returncode == 2
-    assert "--only: got tune, wanted some of build, tests, sanitize, scale, optim, gemm" in done.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_device_pass_says_what_it_skipped_without_a_gpu(tmp_path):
-    done = _device_pass("--only", "sanitize")
-    assert done.returncode == 2
-    assert "--rehearse runs what needs none" in done.stderr
-    done = _device_pass("--rehearse", "--only", "sanitize", "--out", str(tmp_path))
-    assert done.returncode == 0
-    (row,) = [json.loads(line) for line in (tmp_path / "device_pass.jsonl").read_text().splitlines()]
-    assert (row["step"], row["status"], row["rehearsal"]) == ("sanitize", "skipped", True)
-    assert "no GPU" in row["note"]
-    assert "sanitize  skipped" in done.stdout

@@ -14,13 +14,23 @@ struct alignas(16) Vector16 {
 
 inline constexpr int kEight = 8;
 
+// The pointer, and a promise to the compiler. Tables hold addresses as integers, and where nothing says that they lead
+// to global memory, loads and stores are generic ones, which ask at run time whether shared or local memory is meant.
+template <class T>
+__device__ __forceinline__ T* in_global_memory(T* pointer) {
+#if defined(__CUDA_ARCH__)
+    __builtin_assume(__isGlobal(pointer));
+#endif
+    return pointer;
+}
+
 template <class T>
 __device__ __forceinline__ bool is_aligned(const T* at) {
     return reinterpret_cast<uint64_t>(at) % sizeof(Vector16) == 0;
 }
 
-// Eight elements as they lie in memory, one 16-byte register group or two. Every index is known to the compiler once
-// the loops around it are unrolled.
+// Eight elements as they lie in global memory, one 16-byte register group or two. Every index is known to the compiler
+// once the loops around it are unrolled.
 template <class T>
 struct Eight {
     static_assert(sizeof(T) == 2 || sizeof(T) == 4, "16-bit and 32-bit formats");
@@ -43,13 +53,15 @@ struct Eight {
 
     __device__ __forceinline__ static Eight load(const T* at) {
         Eight loaded;
+        const auto* vectors = in_global_memory(reinterpret_cast<const Vector16*>(at));
 #pragma unroll
-        for (int v = 0; v < kVectors; ++v) loaded.vector[v] = reinterpret_cast<const Vector16*>(at)[v];
+        for (int v = 0; v < kVectors; ++v) loaded.vector[v] = vectors[v];
         return loaded;
     }
     __device__ __forceinline__ void store(T* at) const {
+        auto* vectors = in_global_memory(reinterpret_cast<Vector16*>(at));
 #pragma unroll
-        for (int v = 0; v < kVectors; ++v) reinterpret_cast<Vector16*>(at)[v] = vector[v];
+        for (int v = 0; v < kVectors; ++v) vectors[v] = vector[v];
     }
 };
 

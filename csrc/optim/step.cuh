@@ -132,6 +132,8 @@ template <class Rule, class S>
 __device__ __forceinline__ void update_eight(const Place<Rule, S>& place, const Prepared<Rule>& prepared,
                                              const SetArguments& set, int from) {
     using T = typename S::T;
+    // A copy: for all the compiler knows, what is stored below could change the scalars between two elements.
+    const typename Rule::Scalars scalars = prepared.scalars;
     Loaded<Rule, S> now;
     now.load(place, from);
     uint32_t random[kEight] = {};
@@ -150,7 +152,7 @@ __device__ __forceinline__ void update_eight(const Place<Rule, S>& place, const 
     for (int j = 0; j < kEight; ++j) {
         float state[kStateArray<Rule>];
         now.get_states(j, state);
-        const float w = Rule::apply(prepared.scalars, now.g(j), now.w(j), state);
+        const float w = Rule::apply(scalars, now.g(j), now.w(j), state);
         now.set_states(j, state);
         const T weight = S::weight(w, random[j]);
         now.weight.set_bits(j, bits_of_element(weight));

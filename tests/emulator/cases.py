@@ -124,5 +124,6 @@ CASES = {
     "neighbour": exchange_case("neighbour", 96, lambda x: x.reshape(-1, 2)[:, ::-1].ravel()),
     "backwards": exchange_case("backwards", 50, lambda x: x[::-1]),
     "row sums": exchange_case("row_sums", 200, _row_sums),
+    "handover": exchange_case("handover", 96, lambda x: x),
     "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1),
 }

@@ -167,6 +167,22 @@ MUTATIONS = [
         "error error error error error",
     ),
     Mutation(
+        "a writer that does not wait until its buffer is empty",
+        "handover",
+        EXCHANGE,
+        "            if (i > 0) emulator::named_barrier_sync(kEmpty, kBoth);\n",
+        "",
+        "error error error error error",
+    ),
+    Mutation(
+        "a reader that does not wait until the buffer is full",
+        "handover",
+        EXCHANGE,
+        "            emulator::named_barrier_sync(kFull, kBoth);\n",
+        "            emulator::named_barrier_arrive(kFull, kBoth);\n",
+        "error error error error race",
+    ),
+    Mutation(
         "a tail that is never read",
         "nonfinite",
         NONFINITE,
@@ -189,6 +205,14 @@ MUTATIONS = [
         "const int64_t head = head_elements(elements, numel);",
         "const int64_t head = 0;",
         "error error error misaligned error",
+    ),
+    Mutation(
+        "only what the first thread finds counts",
+        "nonfinite",
+        NONFINITE,
+        "__syncthreads_or(found) && threadIdx.x == 0",
+        "found && threadIdx.x == 0",
+        "wrong wrong wrong wrong wrong",
     ),
 ]
 
