@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from emulator import build
 from emulator.memory import misaligned
 from emulator.program import Arrays, Mode, Program, Report
+from emulator.work import work
 
 
 def program(name: str, *sources: str) -> Program:
@@ -142,7 +145,38 @@ OPTIM = program(
     "csrc/optim/rules.cpp",
     "csrc/collective/upload.cu",
 )
+# The same room with few instances, for sanitizers and planted bugs.
+FEW = program(
+    "adamw",
+    "csrc/optim/optim_cuda.cu",
+    "csrc/optim/rules.cpp",
+    "csrc/collective/upload.cu",
+)
+
+
+def step_case(rule: str, master: str, sizes: list[int], offsets: dict[str, int], rounding: str = "nearest") -> Case:
+    """A step with everything in it; what it should give is what the CPU's engine gives."""
+    scaled = {"grad_scale": torch.tensor(8.0), "sum_of_squares": torch.tensor(99.0, dtype=torch.float64)}
+    options = {"max_grad_norm": 0.5, "ema_decay": 0.75, "zero_grad": True, "seed": 3, **scaled}
+    given = work(rule, [(torch.float16, master)], sizes, ema=True)
+    wanted = copy.deepcopy(given)
+    wanted.step(rounding, **options)
+    return Case(
+        FEW,
+        "step",
+        lambda: given.arrays(offsets, rounding, **options),
+        lambda arrays: wanted.differences(arrays) == [],
+    )
+
+
+APART = {"weight": 1, "grad": 2, "master": 3, "state": 1, "ema": 2}
+HEAD = {"weight": 4, "grad": 4, "master": 4}
 CASES = {
+    "adamw": step_case("adamw", "split", [9, 520, 4101], {}),
+    "adamw, a head": step_case("adamw", "split", [600], HEAD),
+    "adamw, nothing aligned": step_case("adamw", "split", [9, 520], APART),
+    "adamw, stochastic": step_case("adamw", "none", [9, 520], {"grad": 1}, "stochastic"),
+    "lamb": step_case("lamb", "split", [9, 520], HEAD),
     "momentum": momentum_case(1003, 0),
     "momentum, misaligned": momentum_case(1003, 1),
     "neighbour": exchange_case("neighbour", 96, lambda x: x.reshape(-1, 2)[:, ::-1].ravel()),

@@ -77,6 +77,10 @@ MOMENTUM = "tests/emulator/kernels/momentum.cuh"
 EXCHANGE = "tests/emulator/kernels/exchange.cuh"
 NONFINITE = "csrc/scale/nonfinite.cuh"
 STATS = "csrc/scale/stats.cuh"
+STEP = "csrc/optim/step.cuh"
+VECTOR = "csrc/collective/vector.cuh"
+WARP = "csrc/collective/warp.cuh"
+LANES = "csrc/collective/lanes.cuh"
 
 MUTATIONS = [
     Mutation(
@@ -230,6 +234,70 @@ MUTATIONS = [
         STATS,
         "for (int distance = 1; distance < kWarpSize; distance *= 2) value",
         "for (int distance = 1; distance < kWarpSize / 2; distance *= 2) value",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: the end of a tensor is not looked at",
+        "adamw",
+        STEP,
+        "if (eights.has(at)) update_one",
+        "update_one",
+        "error error error heap-buffer-overflow error",
+    ),
+    Mutation(
+        "adamw: 16 bytes at a time whatever the alignment",
+        "adamw, nothing aligned",
+        STEP,
+        "if (aligned && eights.are_whole(eight, eight)) {\n                update_eight",
+        "if (eights.are_whole(eight, eight)) {\n                update_eight",
+        "error error error misaligned error",
+    ),
+    Mutation(
+        "adamw: an element's neighbour in its word is lost",
+        "adamw",
+        VECTOR,
+        "(word & 0xffff0000u) | bits",
+        "bits",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: two warps take the same chunk",
+        "adamw",
+        STEP,
+        "for (int64_t c = warp_in_grid(); c < set.chunks.chunks;",
+        "for (int64_t c = warp_in_grid() / 2; c < set.chunks.chunks;",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "adamw: a chunk's tensor is the one before it",
+        "adamw",
+        WARP,
+        "first[mine] <= at",
+        "first[mine] < at",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: every quad gets the first one's random words",
+        "adamw, stochastic",
+        STEP,
+        "quad + q, place.key",
+        "quad, place.key",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "lamb: every lane stores the sums of the chunk",
+        "lamb",
+        STEP,
+        "if (lane_index() == 0) set.norms[c] = sums;",
+        "set.norms[c] = sums;",
+        "- - - - race",
+    ),
+    Mutation(
+        "lamb: slots stay with the thread that filled them",
+        "lamb",
+        LANES,
+        "moves < missing",
+        "moves < 0",
         "wrong wrong wrong wrong wrong",
     ),
 ]
