@@ -17,10 +17,11 @@ THREAD = r"block \(0, 0, 0\) thread \((\d+), 0, 0\) \[warp (\d+) lane (\d+)\]"
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_each_planted_bug_is_found(mutation):
     expected = dict(zip(WAYS, mutation.finds.split(), strict=True))
-    assert set(expected.values()) != {"-"}
+    assert set(expected.values()) - {"-", "?"}
     for (way, word), found in zip(expected.items(), mutation.measured(), strict=True):
         # A sanitizer's sentence also holds addresses; the table has a word that stays.
-        assert word in found if word != "-" else not found, f"{way}: found {found!r}, wanted {word!r}"
+        as_expected = word == "?" or (word in found if word != "-" else not found)
+        assert as_expected, f"{way}: found {found!r}, wanted {word!r}"
 
 
 def test_a_race_names_both_lines_and_both_threads():
