@@ -1,6 +1,7 @@
-// The walk over a plan's handles before each step. Nothing here allocates, and nothing throws where a user's tensor is
-// merely unusual: what the walk does not understand is Python's to look at.
+// The walk over a plan's handles before each step. Nothing throws where a user's tensor is merely unusual: what the
+// walk does not understand is Python's to look at. walk does not understand is Python's to look at.
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 
 #include "binding/optim_plan.h"
@@ -31,6 +32,7 @@ bool lies_at(const Tensor& tensor, const void* data) {
     return torch_get_mutable_data_ptr(tensor.get(), &now) == 0 && now == data;
 }
 
+// Asked before strides, for whose absence torch would write a line to stderr.
 bool is_strided(AtenTensorHandle tensor) {
     int32_t layout = 0;
     return aoti_torch_get_layout(tensor, &layout) == 0 && layout == aoti_torch_layout_strided();
@@ -119,9 +121,7 @@ Overlap overlap_of_gradients(Plan& plan) {
     return found;
 }
 
-void set_gradient(Plan& plan, optim::ParamTensor& tensor, void* data) {
-    if (tensor.grad == data) return;
-    tensor.grad = data;
+void gradients_moved(Plan& plan) {
     plan.grads_changed = true;
     plan.overlap_known = false;
 }
@@ -145,6 +145,7 @@ void remember_memory(Plan& plan) {
     const size_t n = plan.params.size(), state_count = plan.info().states.size();
     for (const Tensor& param : plan.params) {
         const auto sizes = param.sizes(), strides = param.strides();
+        plan.shape_at.push_back(plan.shapes.size());
         plan.shapes.push_back(static_cast<int64_t>(sizes.size()));
         plan.shapes.insert(plan.shapes.end(), sizes.begin(), sizes.end());
         plan.shapes.insert(plan.shapes.end(), strides.begin(), strides.end());
@@ -171,49 +172,68 @@ void remember_memory(Plan& plan) {
     std::iota(plan.grad_order.begin(), plan.grad_order.end(), 0u);
 }
 
-// The walk is a walk through memory: some thirty cache lines a parameter, each behind a pointer in the one before. So
-// it goes in blocks, and asks for the lines of the blocks to come while it looks at this one.
-Readiness refresh(Plan& plan, bool zero_grad) {
+// What a walk over some parameters found; threads put theirs together.
+struct Found {
+    std::atomic<bool> memory_changed{false}, gradients_fit{true}, gradients_moved{false};
+};
+
+// The walk is one through memory: some thirty cache lines a parameter, each behind a pointer in the one before. So it
+// goes in blocks, and asks for the lines of the blocks to come while it looks at this one.
+void walk(Plan& plan, size_t first, size_t last, bool reads, Found& found) {
     constexpr size_t kBlock = 4;  // three blocks of tensors and their gradients fit into 32 KiB
-    const size_t n = plan.params.size(), each = plan.impls.size() / n;
-    const bool reads = plan.reads_gradients && grad_access();
+    const size_t each = plan.impls.size() / plan.params.size();
     const auto expect = [&](size_t begin, auto ask) {
-        const size_t end = std::min(begin + kBlock, n);
+        const size_t end = std::min(begin + kBlock, last);
         for (size_t i = begin * each; i < end * each; ++i) ask(plan.impls[i]);
     };
-    plan.ready = false;
-    if (!lies_at(plan.steps, plan.tensors[0].step)) return Readiness::memory;
-    const int64_t* shape = plan.shapes.data();
-    bool gradients_fit = reads;
     AtenTensorHandle grads[kBlock] = {};
-    expect(0, expect_tensor);
-    expect(kBlock, expect_tensor);
-    expect(0, expect_pointees);
-    for (size_t begin = 0; begin < n; begin += kBlock) {
-        const size_t end = std::min(begin + kBlock, n);
+    expect(first, expect_tensor);
+    expect(first + kBlock, expect_tensor);
+    expect(first, expect_pointees);
+    for (size_t begin = first; begin < last; begin += kBlock) {
+        const size_t end = std::min(begin + kBlock, last);
         expect(begin + 2 * kBlock, expect_tensor);
         expect(begin + kBlock, expect_pointees);
-        if (gradients_fit) {
-            for (size_t t = begin; t < end; ++t) {
-                grads[t - begin] = grad_of(plan.params[t]);
-                if (grads[t - begin] != nullptr) expect_tensor(impl_of(grads[t - begin]));
-            }
-            for (size_t t = begin; t < end; ++t) {
-                if (grads[t - begin] != nullptr) expect_pointees(impl_of(grads[t - begin]));
-            }
+        for (size_t t = begin; reads && t < end; ++t) {
+            grads[t - begin] = grad_of(plan.params[t]);
+            if (grads[t - begin] != nullptr) expect_tensor(impl_of(grads[t - begin]));
+        }
+        for (size_t t = begin; reads && t < end; ++t) {
+            if (grads[t - begin] != nullptr) expect_pointees(impl_of(grads[t - begin]));
         }
         for (size_t t = begin; t < end; ++t) {
-            if (!memory_is_as_before(plan, t, shape)) return Readiness::memory;
-            if (gradients_fit) {
-                void* data = nullptr;
-                gradients_fit =
-                    grads[t - begin] != nullptr && usable(plan, grads[t - begin], plan.tensors[t], shape, &data);
-                if (gradients_fit) set_gradient(plan, plan.tensors[t], data);
+            const int64_t* shape = plan.shapes.data() + plan.shape_at[t];
+            optim::ParamTensor& tensor = plan.tensors[t];
+            if (!memory_is_as_before(plan, t, shape)) {
+                found.memory_changed.store(true, std::memory_order_relaxed);
+                return;
             }
-            shape += 1 + 2 * shape[0];
+            if (!reads) continue;
+            void* data = nullptr;
+            const AtenTensorHandle grad = grads[t - begin];
+            reads = grad != nullptr && usable(plan, grad, tensor, shape, &data);
+            if (!reads) {
+                found.gradients_fit.store(false, std::memory_order_relaxed);
+            } else if (tensor.grad != data) {
+                tensor.grad = data;
+                found.gradients_moved.store(true, std::memory_order_relaxed);
+            }
         }
     }
-    if (!gradients_fit || !apart(plan, zero_grad)) return Readiness::gradients;
+}
+
+Readiness refresh(Plan& plan, bool zero_grad) {
+    constexpr int64_t kGrain = 512;  // parameters that are worth a thread
+    const bool reads = plan.reads_gradients && grad_access();
+    Found found;
+    plan.ready = false;
+    if (!lies_at(plan.steps, plan.tensors[0].step)) return Readiness::memory;
+    torch_parallel()(static_cast<int64_t>(plan.params.size()), kGrain, [&](int64_t begin, int64_t end) {
+        walk(plan, static_cast<size_t>(begin), static_cast<size_t>(end), reads, found);
+    });
+    if (found.gradients_moved) gradients_moved(plan);
+    if (found.memory_changed) return Readiness::memory;
+    if (!reads || !found.gradients_fit || !apart(plan, zero_grad)) return Readiness::gradients;
     plan.ready = true;
     plan.ready_to_zero = zero_grad;
     return Readiness::fine;
@@ -226,17 +246,18 @@ void take(Plan& plan, std::vector<Tensor> grads, bool zero_grad) {
     for (size_t t = 0; t < n; ++t) {
         check_gradient(grads[t], plan.params[t], static_cast<int64_t>(t), plan.params[0], Order::as_parameter);
     }
-    const int64_t* shape = plan.shapes.data();
     bool reads = grad_access();
     for (size_t t = 0; t < n; ++t) {
-        set_gradient(plan, plan.tensors[t], grads[t].mutable_data_ptr());
+        void* given = grads[t].mutable_data_ptr();
+        if (plan.tensors[t].grad != given) gradients_moved(plan);
+        plan.tensors[t].grad = given;
         if (reads) {  // what does not suit would come through Python every time, so it need not be what was given
             const AtenTensorHandle own = grad_of(plan.params[t]);
+            const int64_t* shape = plan.shapes.data() + plan.shape_at[t];
             void* data = nullptr;
             reads =
                 own != nullptr && (!usable(plan, own, plan.tensors[t], shape, &data) || data == plan.tensors[t].grad);
         }
-        shape += 1 + 2 * shape[0];
     }
     plan.taken = std::move(grads);
     if (!apart(plan, zero_grad)) {
