@@ -103,7 +103,8 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     flags = [*COMMON, *WARNINGS, *how.kernels, _prefix(tree), _prefix(ROOT), *includes]
     command = [_compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
     headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]
-    headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *_emulator_headers()]
+    headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *sorted(tree.glob("tests/golden/kernels/*.cuh"))]
+    headers += _emulator_headers()
     runtime = _runtime(how)
     # Where the tree lies does not matter.
     named = [word.replace(str(tree), "").replace(str(ROOT), "") for word in command]
