@@ -116,6 +116,7 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     command = [compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
     headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]
     headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *sorted(tree.glob("tests/emulator/entries/*.h"))]
+    headers += sorted(tree.glob("tests/golden/kernels/*.cuh"))
     headers += _emulator_headers()
     runtime = _runtime(how)
     # Where the tree lies does not matter.

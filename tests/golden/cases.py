@@ -1,0 +1,175 @@
+"""The table of cases: an entry of kernels/, its inputs, its results, and where it is simple an expectation in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden import expected, inputs
+
+Arrays = dict[str, np.ndarray]
+
+# Of each case the results and what their bits are: of a float format, every NaN counts as the same one, because IEEE
+# leaves sign and payload open and machines differ in them (fp16: 0x7fff on a GPU, the input's upper payload elsewhere).
+FLOATS = {
+    "f16": (np.uint16, 0x7FFF, 0x7C00),
+    "bf16": (np.uint16, 0x7FFF, 0x7F80),
+    "f32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+    "f64": (np.uint64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+}
+
+
+def bits(array: np.ndarray, kind: str) -> np.ndarray:
+    """The bits of an array as unsigned integers, with one NaN (all ones but the sign) for all."""
+    if kind not in FLOATS:
+        return array.view(f"u{array.itemsize}")
+    unsigned, magnitude, infinity = FLOATS[kind]
+    found = array.view(unsigned).copy()
+    found[(found & unsigned(magnitude)) > unsigned(infinity)] = magnitude
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """`results` names the arrays that are compared, with the kind of their elements."""
+
+    file: str  # kernels/<file>.cu, and <file>.json where a GPU's answers are
+    entry: str
+    arrays: Callable[[], Arrays]
+    results: dict[str, str]
+    expected: Callable[[Arrays], Arrays] | None = None
+
+
+def _shuffle_cases() -> np.ndarray:
+    """Lanes that take part are whole segments of the width: to read a lane that does not is undefined."""
+    rows = []
+    for width in (1, 2, 4, 8, 16, 32):
+        segment = (1 << width) - 1
+        some = sum(segment << first for first in range(0, 32, 2 * width)) & 0xFFFFFFFF
+        for mask in {0xFFFFFFFF, some, segment}:
+            rows += [(mask, argument, width, 0) for argument in (*range(32), 32, 33, 63, 100)]
+    return np.array(sorted(rows), np.uint32)
+
+
+def _shuffle_arrays(dtype: type) -> Arrays:
+    cases = _shuffle_cases()
+    values = inputs.words(32, 5).astype(dtype) * dtype(1 if dtype is np.uint32 else 0x100000001)
+    return {"cases": cases, "values": values, "out": np.zeros((len(cases), 4, 32), dtype)}
+
+
+def _vote_arrays() -> Arrays:
+    masks = [0xFFFFFFFF, 1, 0x80000000, 0x0000FFFF, 0xAAAAAAAA, 0x00010008, *inputs.words(10, 6).tolist()]
+    predicates = [0, 0xFFFFFFFF, 1, 0x55555555, *inputs.words(6, 7).tolist()]
+    cases = np.array([(m, p) for m in masks if m for p in predicates], np.uint32)
+    return {"cases": cases, "out": np.zeros((len(cases), 8, 32), np.uint32)}
+
+
+def _block_vote_arrays(threads: int) -> Arrays:
+    rows = np.zeros((6, threads), np.int32)
+    rows[1] = 1
+    rows[2, -1] = 5
+    rows[3] = -1
+    rows[3, 0] = 0
+    rows[4:] = inputs.words(2 * threads, 8).reshape(2, threads) % 3
+    out = np.zeros((6, threads, 3), np.int32)
+    return {"predicates": rows, "threads": np.zeros(threads, np.uint8), "out": out}
+
+
+def _atomic_arrays() -> Arrays:
+    n = 1024
+    start = np.zeros(16, np.uint32)
+    start[[2, 4]] = 0xFFFFFFFF
+    start[10], start[11] = 0x80000000, 0x7FFFFFFF
+    wide = np.array([1, 0, 2**64 - 1], np.uint64)
+    return {
+        "values": inputs.words(n, 9),
+        "words": start,
+        "wide": wide,
+        "reals": np.zeros(1, np.float32),
+        "tickets": np.zeros(n, np.uint32),
+    }
+
+
+def _convert(source: Callable[[], np.ndarray], target: type) -> Callable[[], Arrays]:
+    def arrays() -> Arrays:
+        given = source()
+        return {"in": given, "out": np.zeros(len(given), target)}
+
+    return arrays
+
+
+def _stochastic() -> Arrays:
+    given = inputs.floats_around_halves()
+    random = inputs.words(len(given), 10)
+    random[::5], random[1::7] = 0, 0xFFFFFFFF
+    return {"in": given, "random": random, "out": np.zeros(len(given), np.uint16)}
+
+
+def _split() -> Arrays:
+    given = inputs.floats_around_halves()
+    n = len(given)
+    return {
+        "in": given,
+        "weight": np.zeros(n, np.uint16),
+        "remainder": np.zeros(n, np.int16),
+        "back": np.zeros(n, np.float32),
+    }
+
+
+def _triples(dtype: type, results: int) -> Callable[[], Arrays]:
+    def arrays() -> Arrays:
+        given = inputs.triples(dtype)
+        return {"in": given, "out": np.zeros(len(given) // 3 * results, dtype)}
+
+    return arrays
+
+
+def _powers() -> Arrays:
+    bases = np.array([0.9, 0.95, 0.999, 0.9999, 1.0, 0.0, 0.5, 1 - 2.0**-53, 2.0, -0.3])
+    exponents = np.array([0, 1, 2, 3, 7, 100, 1001, 65535, 10**6, 2**40 + 1], np.int64)
+    base, exponent = (part.ravel().copy() for part in np.meshgrid(bases, exponents))
+    return {"base": base, "exponent": exponent, "out": np.zeros(len(base))}
+
+
+def _philox() -> Arrays:
+    # The two known answers of the Random123 library, and others.
+    known = np.array([[0] * 6, [0xFFFFFFFF] * 6], np.uint32).ravel()
+    return {"in": np.concatenate([known, inputs.words(6 * 1022, 11)]), "out": np.zeros(4 * 1024, np.uint32)}
+
+
+CASES = [
+    Case("shuffles", "shuffles", lambda: _shuffle_arrays(np.uint32), {"out": "u32"}, expected.shuffles),
+    Case("shuffles", "shuffles_64", lambda: _shuffle_arrays(np.uint64), {"out": "u64"}, expected.shuffles),
+    Case("votes", "votes", _vote_arrays, {"out": "u32"}, expected.votes),
+    *[
+        Case("votes", "block_votes", lambda threads=threads: _block_vote_arrays(threads), {"out": "i32"},
+             expected.block_votes)
+        for threads in (1, 32, 70, 96, 1024)
+    ],
+    Case("atomics", "atomics", _atomic_arrays, {"words": "u32", "wide": "u64", "reals": "f32", "tickets": "u32"},
+         expected.atomics),
+    Case("conversions", "f32_to_f16", _convert(inputs.floats_around_halves, np.uint16), {"out": "f16"}, expected.f16),
+    Case("conversions", "f32_to_bf16", _convert(inputs.floats_around_halves, np.uint16), {"out": "bf16"},
+         expected.bf16),
+    Case("conversions", "f16_to_f32", _convert(inputs.halves, np.float32), {"out": "f32"}, expected.from_f16),
+    Case("conversions", "bf16_to_f32", _convert(inputs.halves, np.float32), {"out": "f32"}, expected.from_bf16),
+    Case("conversions", "f32_to_f16_stochastic", _stochastic, {"out": "f16"}),
+    Case("conversions", "f32_to_bf16_stochastic", _stochastic, {"out": "bf16"}),
+    Case("conversions", "split_f16", _split, {"weight": "f16", "remainder": "i16", "back": "f32"}),
+    Case("conversions", "split_bf16", _split, {"weight": "bf16", "remainder": "i16", "back": "f32"},
+         expected.split_bf16),
+    Case("conversions", "philox", _philox, {"out": "u32"}, expected.philox),
+    Case("arithmetic", "arithmetic_f32", _triples(np.float32, 6), {"out": "f32"}, expected.arithmetic),
+    Case("arithmetic", "arithmetic_f64", _triples(np.float64, 6), {"out": "f64"}, expected.arithmetic),
+    Case("arithmetic", "fma_f64", _triples(np.float64, 2), {"out": "f64"}),
+    Case("arithmetic", "powi", _powers, {"out": "f64"}, expected.powers),
+]  # fmt: skip
+FILES = list(dict.fromkeys(case.file for case in CASES))
+
+
+def name(case: Case) -> str:
+    """Unique: some entries occur with several inputs."""
+    same = [other for other in CASES if other.entry == case.entry]
+    return case.entry if len(same) == 1 else f"{case.entry}_{same.index(case) + 1}"

@@ -1,0 +1,129 @@
+"""What the cases must give, from NumPy and the sentences of the CUDA documents: nothing of csrc is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+LANES = np.arange(32)
+
+
+def shuffles(given):
+    """Sources of the four shuffles as the Programming Guide has them."""
+    out = np.full_like(given["out"], np.iinfo(given["out"].dtype).max)
+    for row, (mask, argument, width, _) in zip(out, given["cases"].astype(np.int64), strict=True):
+        first, inside, distance = LANES - LANES % width, LANES % width, argument & 31
+        crossing = distance if mask == 0xFFFFFFFF else distance % width
+        sources = [
+            first + argument % width,
+            np.where(inside >= distance, LANES - distance, LANES),
+            np.where(inside + distance < width, LANES + distance, LANES),
+            np.where((LANES ^ crossing) < first + width, LANES ^ crossing, LANES),
+        ]
+        taking = (mask >> LANES & 1).astype(bool)
+        for kind, source in enumerate(sources):
+            row[kind, taking] = given["values"][source][taking]
+    return {"out": out}
+
+
+def votes(given):
+    out = np.full_like(given["out"], 0xFFFFFFFF)
+    for row, (mask, predicates) in zip(out, given["cases"].astype(np.int64), strict=True):
+        taking = LANES[(mask >> LANES & 1).astype(bool)]
+        true = predicates >> LANES & 1
+        keys, numbers, signed = true * 4 + LANES // 16, true * 1000 + LANES, true * 7 - LANES
+        row[0, taking] = mask & predicates
+        row[1, taking] = (mask & predicates) != 0
+        row[2, taking] = (mask & ~predicates) == 0
+        row[3, taking] = [sum(1 << int(other) for other in taking if keys[other] == keys[lane]) for lane in taking]
+        row[4, taking] = numbers[taking].sum()
+        row[5, taking] = numbers[taking].max()
+        row[6, taking] = signed[taking].min() & 0xFFFFFFFF
+        row[7, taking] = mask & predicates
+    return {"out": out}
+
+
+def block_votes(given):
+    rows = given["predicates"]
+    out = np.zeros_like(given["out"])
+    out[..., 0] = (rows != 0).any(1, keepdims=True)
+    out[..., 1] = (rows != 0).all(1, keepdims=True)
+    out[..., 2] = (rows != 0).sum(1, keepdims=True)
+    return {"out": out}
+
+
+def atomics(given):
+    values = [int(value) for value in given["values"]]
+    signed = [value - 2**32 if value >= 2**31 else value for value in values]
+    words = np.zeros(16, np.uint32)
+    bits, cleared = 0, 0xFFFFFFFF
+    for value in values:
+        bits, cleared = bits | 1 << value % 32, cleared & ~(1 << value % 31)
+    total = sum(values)
+    found = [total, max(values), min(values), bits, cleared, len(values) % 10, total, 0, sum(v % 8 for v in values)]
+    found += [-sum(v % 1000 for v in values), max(signed), min(signed), len(values)]
+    words[: len(found)] = [number & 0xFFFFFFFF for number in found]
+    wide = np.array([(1 + (total << 20)) % 2**64, max(values) << 20, min(values) << 20], np.uint64)
+    reals = np.array([sum(v % 64 for v in values)], np.float32)
+    return {"words": words, "wide": wide, "reals": reals, "tickets": np.ones(len(values), np.uint32)}
+
+
+def f16(given):
+    with np.errstate(all="ignore"):
+        return {"out": given["in"].astype(np.float16).view(np.uint16)}
+
+
+def bf16(given):
+    bits = given["in"].view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return {"out": np.where(np.isnan(given["in"]), 0x7FC0, rounded).astype(np.uint16)}
+
+
+def from_f16(given):
+    return {"out": given["in"].view(np.float16).astype(np.float32)}
+
+
+def from_bf16(given):
+    return {"out": (given["in"].astype(np.uint32) << 16).view(np.float32)}
+
+
+def split_bf16(given):
+    """A weight rounded with ties away from zero and the low bits give every number back; NaN as one."""
+    bits = given["in"].view(np.uint32)
+    nan = np.isnan(given["in"])
+    weight = np.where(nan, 0x7FC0, (bits + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
+    remainder = np.where(nan, 0, bits & np.uint32(0xFFFF)).astype(np.uint16).view(np.int16)
+    return {"weight": weight, "remainder": remainder, "back": given["in"]}
+
+
+def philox(given):
+    """Philox4x32-10 in whole numbers of any size; the first two are also the known answers of Random123."""
+    out = []
+    for x0, x1, x2, x3, k0, k1 in given["in"].reshape(-1, 6).tolist():
+        c = [x0, x1, x2, x3]
+        for _ in range(10):
+            a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+            c = [(b >> 32) ^ c[1] ^ k0, b & 0xFFFFFFFF, (a >> 32) ^ c[3] ^ k1, a & 0xFFFFFFFF]
+            k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+        out += c
+    assert out[:8] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8, 0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    return {"out": np.array(out, np.uint32)}
+
+
+def arithmetic(given):
+    a, b, c = given["in"].reshape(-1, 3).T
+    with np.errstate(all="ignore"):
+        return {"out": np.column_stack([a + b, a - b, a * b, a / b, np.sqrt(a), a * b + c]).ravel()}
+
+
+def powers(given):
+    """The same squarings in Python, whose floats are doubles."""
+    out = []
+    for base, exponent in zip(given["base"].tolist(), given["exponent"].tolist(), strict=True):
+        power = 1.0
+        while exponent:
+            if exponent & 1:
+                power *= base
+            base *= base
+            exponent >>= 1
+        out.append(power)
+    return {"out": np.array(out)}
