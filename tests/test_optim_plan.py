@@ -297,6 +297,24 @@ def test_memory_that_changed(change, access):
     assert work.plan.refresh() is MEMORY
 
 
+def test_every_parameter_is_looked_at_whatever_the_threads(reading):
+    """More parameters than one thread walks over; the first, the last and some around where ranges meet."""
+    work = looked_at(shapes=[(2,)] * 4099)
+    for index in (0, 1023, 1024, 1025, 2049, 3074, 3075, 4098):
+        keep = work.params[index].grad
+        work.params[index].grad = None
+        assert work.plan.refresh() is GRADIENTS
+        work.params[index].grad = keep
+        assert work.plan.refresh() is FINE
+    for index in (4098, 1025, 0):
+        moved_one = work.states[index]
+        keep = moved_one.data
+        moved_one.data = keep.clone()
+        assert work.plan.refresh() is MEMORY
+        moved_one.data = keep
+        assert work.plan.refresh() is FINE
+
+
 @pytest.mark.parametrize("index", range(len(SHAPES)))
 def test_every_moment_is_looked_at(index, access):
     for k in range(2):

@@ -223,12 +223,14 @@ void walk(Plan& plan, size_t first, size_t last, bool reads, Found& found) {
 }
 
 Readiness refresh(Plan& plan, bool zero_grad) {
-    constexpr int64_t kGrain = 512;  // parameters that are worth a thread
+    // Four threads at most: the walk ends with the last of them, and a busy host may keep one waiting.
+    const auto count = static_cast<int64_t>(plan.params.size());
+    const int64_t grain = std::max<int64_t>(1024, (count + 3) / 4);
     const bool reads = plan.reads_gradients && grad_access();
     Found found;
     plan.ready = false;
     if (!lies_at(plan.steps, plan.tensors[0].step)) return Readiness::memory;
-    torch_parallel()(static_cast<int64_t>(plan.params.size()), kGrain, [&](int64_t begin, int64_t end) {
+    torch_parallel()(count, grain, [&](int64_t begin, int64_t end) {
         walk(plan, static_cast<size_t>(begin), static_cast<size_t>(end), reads, found);
     });
     if (found.gradients_moved) gradients_moved(plan);
