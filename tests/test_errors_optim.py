@@ -425,3 +425,18 @@ def test_step_counts_that_are_none(step):
 def test_something_else_than_a_state_dict(saved):
     optimizer, _ = ready()
     refused_load(optimizer, saved, ValueError, "state_dict: got", "wanted", "'state' and 'param_groups'")
+
+
+@pytest.mark.parametrize("what", ["parameter", "gradient", "state"])
+def test_freed_storage(what):
+    """As sharded training leaves it between two uses: with a shape, and without memory."""
+    optimizer, params = ready()
+    run(optimizer, params, gradients(1, torch.float16, "cpu"))
+    for param, grad in zip(params, gradients(1, torch.float16, "cpu")[0], strict=True):
+        param.grad = grad
+    freed = {"parameter": params[2], "gradient": params[2].grad, "state": optimizer.state[params[2]]["exp_avg"]}[what]
+    before = [param.detach().clone() for param in (params[0], params[1], params[4])]
+    freed.untyped_storage().resize_(0)
+    with raises(RuntimeError, "[2]: got a tensor of shape [33, 65] whose storage was freed", "gather it"):
+        optimizer.step()
+    assert same_bits(before, [param.detach() for param in (params[0], params[1], params[4])])

@@ -24,6 +24,12 @@ def _sparse() -> torch.Tensor:
     return torch.eye(2).to_sparse()
 
 
+def _freed() -> torch.Tensor:
+    tensor = torch.ones(3)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 BAD_LISTS: dict[str, tuple[Callable[[torch.Tensor], list[torch.Tensor]], str]] = {
     "empty list": (lambda _: [], r"tensors: got an empty list, wanted at least one tensor; skip"),
     "float64": (
@@ -37,6 +43,10 @@ BAD_LISTS: dict[str, tuple[Callable[[torch.Tensor], list[torch.Tensor]], str]] =
         r"tensors\[1\]: got a tensor of shape \[4, 2\] whose elements do not fill their memory .*call .contiguous",
     ),
     "expanded": (lambda good: [good, torch.ones(1).expand(3)], r"tensors\[1\]: got a tensor of shape \[3\] whose elem"),
+    "freed": (
+        lambda good: [good, _freed()],
+        r"tensors\[1\]: got a tensor of shape \[3\] whose storage was freed, wanted .*gather it",
+    ),
     "devices mixed": (
         lambda good: [good, torch.ones(3, device="meta")],
         r"tensors\[1\]: is on another device than tensors\[0\]; move both to one device",

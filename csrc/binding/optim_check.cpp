@@ -30,6 +30,7 @@ void check_like(const Tensor& tensor, const Tensor& param, int64_t param_index, 
              shape_text(param));
     }
     check_device(tensor, first, place);
+    if (is_freed(tensor)) check_memory(tensor, place.text());
     if (order == Order::contiguous) {
         if (!tensor.is_contiguous()) check_contiguous(tensor, place.text());
     } else if (!same_order(tensor, param)) {

@@ -10,7 +10,7 @@ const std::string kNoName;
 bool usable(const Tensor& tensor, const Tensor& first) {
     const ScalarType type = tensor.scalar_type();
     const bool known = type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float;
-    return known && is_dense(tensor) && tensor.is_cpu() == first.is_cpu() &&
+    return known && is_dense(tensor) && !is_freed(tensor) && tensor.is_cpu() == first.is_cpu() &&
            tensor.get_device_index() == first.get_device_index();
 }
 
@@ -25,6 +25,7 @@ std::vector<scale::Span> spans_of(const std::vector<Tensor>& tensors, const char
             const std::string each = item(name, static_cast<int64_t>(i));
             dtype_of(tensors[i], each);
             check_dense(tensors[i], each);
+            check_memory(tensors[i], each);
             check_same_device(tensors[i], tensors[0], each, item(name, 0));
         }
         spans.push_back({tensors[i].const_data_ptr(), tensors[i].numel(), dtype_of(tensors[i], kNoName)});

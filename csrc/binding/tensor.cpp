@@ -80,6 +80,16 @@ void check_dense(const Tensor& tensor, const std::string& name) {
         " whose elements do not fill their memory (sliced or expanded), wanted a dense one; call .contiguous() on it");
 }
 
+bool is_freed(const Tensor& tensor) {
+    int64_t bytes = 0;  // of the storage: a pointer into it says little, because a view adds its offset to nothing
+    return tensor.numel() > 0 && aoti_torch_get_storage_size(tensor.get(), &bytes) == 0 && bytes == 0;
+}
+
+void check_memory(const Tensor& tensor, const std::string& name) {
+    check(!is_freed(tensor), name, ": got a tensor of shape ", shape_text(tensor),
+          " whose storage was freed, wanted one with its elements in memory; gather it (unshard) before the call");
+}
+
 void Disjoint::add(const void* data, int64_t bytes, bool written, const Place& place) {
     const auto begin = reinterpret_cast<uintptr_t>(data);
     if (bytes > 0) extents_.push_back({begin, begin + static_cast<uintptr_t>(bytes), written, place});

@@ -36,6 +36,9 @@ void check_contiguous(const Tensor& tensor, const std::string& name);
 // take such a tensor as flat memory.
 bool is_dense(const Tensor& tensor);
 void check_dense(const Tensor& tensor, const std::string& name);
+// Elements without memory: storage that was freed (resize_(0), as sharded training does with weights at rest).
+bool is_freed(const Tensor& tensor);
+void check_memory(const Tensor& tensor, const std::string& name);
 void check_same_device(const Tensor& tensor, const Tensor& first, const std::string& name,
                        const std::string& first_name);
 // One float32 number on the device of `like`.
