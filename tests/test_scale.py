@@ -18,7 +18,7 @@ HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [*HALVES, torch.float32]
 VARIANTS: list[str] = torch.ops.halfops.cpu_variants()
 # As in csrc/core and csrc/scale: what a sum is cut into, what is read at once, what a thread takes.
-LANES, CHUNK, BLOCK, PIECE = 256, 4096, 1024, 1 << 16
+LANES, CHUNK, BLOCK, PIECE = 256, 4096, 512, 1 << 16
 GROUP = 256 * CHUNK
 # Around all of these, and the vectors of every variant.
 SIZES = [0, 1, 7, 31, 33, 129, LANES - 1, LANES, LANES + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17]
@@ -100,7 +100,7 @@ def test_flag_of_every_half_pattern(variant: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_flag_at_every_position(variant: str, dtype: torch.dtype, bad: float) -> None:
     """Every place of a block, rows of lanes and a tail, at every alignment; neighbours in memory are not looked at."""
-    length = BLOCK + LANES + 19
+    length = 2 * BLOCK + LANES + 19
     rows = torch.full((length, length), 2.0, dtype=dtype)
     rows.fill_diagonal_(bad)
     tensors = list(rows.unbind())  # odd length: each row starts at another alignment

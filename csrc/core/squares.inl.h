@@ -9,7 +9,7 @@
 namespace halfops {
 namespace HALFOPS_VARIANT {
 
-constexpr int64_t kRows = 4;
+constexpr int64_t kRows = 2;
 constexpr int64_t kSquares = kRows * kLanes;  // elements of a block
 static_assert(kChunk % kSquares == 0, "whole blocks make a whole chunk");
 
