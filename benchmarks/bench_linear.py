@@ -17,7 +17,7 @@ from torch import Tensor
 import halfops
 from halfops import functional as H
 
-from .harness import interleave, options, record
+from .harness import Recorder, interleave, options
 from .shapes import BATCHED, BATCHED_QUICK, EDGES, LINEAR, QUICK, Product
 
 Providers = dict[str, Callable[[], Any]]
@@ -83,8 +83,10 @@ def patient(providers: Providers) -> Providers:
     return kept
 
 
-def measure(case: str, job: str, flops: int, providers: Providers, rounds: int) -> list[dict[str, Any]]:
-    timings = interleave(patient(providers), rounds=rounds, seconds=8)
+def measure(
+    case: str, job: str, flops: int, providers: Providers, rounds: int, device: torch.device
+) -> list[dict[str, Any]]:
+    timings = interleave(patient(providers), rounds=rounds, seconds=8, device=device)
     ours = timings["halfops"]
     rows = []
     for provider, timing in timings.items():
@@ -114,21 +116,34 @@ def main(argv: list[str] | None = None) -> int:
         print(f"linear: not on {device.type} yet")
         return 0
     rounds = 5 if arguments.quick else 15
-    rows = []
+    recorder = Recorder("linear", device, arguments.out if arguments.record else None)
+    begin = time.perf_counter()
+
+    def late(case: str) -> bool:
+        if time.perf_counter() - begin <= arguments.seconds:
+            return False
+        print(f"\n{case} skipped: {arguments.seconds:g} s were spent before it")
+        recorder.add([{"case": case, "provider": "all", "skipped": "no time was left"}])
+        return True
+
     with torch.no_grad():
         for name, dtype in DTYPES.items():
             for problem in QUICK if arguments.quick else (*LINEAR, *EDGES):
                 case = f"{name}, {problem.label}"
+                if late(case):
+                    continue
                 print(f"\n{case}")
                 for job, providers in layer(problem, dtype, device).items():
-                    rows += measure(case, job, problem.flops, providers, rounds)
+                    recorder.add(measure(case, job, problem.flops, providers, rounds, device))
             for shape in BATCHED_QUICK if arguments.quick else BATCHED:
                 batch, m, n, k = shape
                 case = f"{name}, {batch} products ({m}, {n}, {k})"
+                if late(case):
+                    continue
                 print(f"\n{case}")
-                rows += measure(case, "matmul", 2 * batch * m * n * k, batched(shape, dtype, device), rounds)
-    if arguments.record:
-        print(f"\nrecorded in {record('linear', rows, arguments.out)}")
+                flops, providers = 2 * batch * m * n * k, batched(shape, dtype, device)
+                recorder.add(measure(case, "matmul", flops, providers, rounds, device))
+    recorder.close()
     return 0
 
 

@@ -1,7 +1,8 @@
 """The whole optimizer step after backward: unscale, check for overflow, clip, update, skip, weights in 16 bits.
 
 halfops: its scaler and its optimizers on 16-bit parameters, with each kind of master. torch: float32 parameters,
-GradScaler.unscale_, clip_grad_norm_, AdamW, and the cast of the weights to 16 bits that the next forward needs.
+GradScaler.unscale_, clip_grad_norm_, AdamW, and the cast of the weights to 16 bits that the next forward needs. On a
+GPU also the passes of apex in torch's ops, and with --beside the optimizers of other packages (adapters.py).
 
 Bandwidth counts the bytes that a provider has to move for its own format, once: gradients for the check, then all that
 the update reads and writes (halfops with split master 28 a parameter); for torch, what each of its passes needs.
@@ -9,149 +10,222 @@ the update reads and writes (halfops with split master 28 a parameter); for torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import halfops
 
-from .harness import beside_copy, options, record
+from . import pipelines as steps
+from .adapters import ADAPTERS
+from .harness import Recorder, Timing, beside_copy, figure, line, options
+from .pipelines import Pipeline, Problem, Shapes
 
-HYPER: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
-MAX_NORM = 1.0
-
-
-@dataclass
-class Provider:
-    step: Callable[[], Any]
-    bytes_per_param: int
-
-
-def transformer(numel: int) -> list[tuple[int, ...]]:
-    """Shapes of a transformer with about that many parameters: blocks, and an embedding for the rest."""
-    width = 1024 if numel >= 20_000_000 else 256
-    block: list[tuple[int, ...]] = [(3 * width, width), (3 * width,), (width, width), (width,), (width,), (width,)]
-    block += [(4 * width, width), (4 * width,), (width, 4 * width), (width,), (width,), (width,)]
-    blocks = max(1, numel * 3 // 4 // (12 * width * width))
-    rest = numel - blocks * 12 * width * width
-    return [(max(1, rest // width), width), *block * blocks]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# By what matters first: a run may be cut short.
+CUDA_SIZES = (("fp16", 1e9), ("fp16", 1e8), ("fp16", 4e9), ("bf16", 1e9), ("bf16", 1e8), ("bf16", 4e9))
+MANY = 10_000
+Free = Callable[[], float | None]
 
 
-def ours(
-    shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device, grads: list[Tensor], **extras: Any
-) -> Callable[[], Any]:
-    parameters = [torch.nn.Parameter((0.02 * torch.randn(shape)).to(device, dtype)) for shape in shapes]
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
-    optimizer = halfops.optim.AdamW(parameters, **HYPER, max_grad_norm=MAX_NORM, **extras)
-    # A scale of 1: torch's unscale_ writes the gradients, which must stay what they are from round to round.
-    scaler = halfops.amp.GradScaler(device.type, init_scale=1.0, growth_interval=1_000_000_000)
-    scaler.scale(torch.ones((), device=device))
+@dataclass(frozen=True)
+class Effort:
+    """Of one case: the copy beside it, rounds at most, seconds of measuring at most."""
 
-    def step() -> None:
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
+    megabytes: int
+    rounds: int
+    seconds: float
 
 
-def theirs(
-    shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device, grads: list[Tensor], **extras: Any
-) -> Callable[[], Any]:
-    parameters = [torch.nn.Parameter(0.02 * torch.randn(shape, device=device)) for shape in shapes]
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
-    halves = [parameter.detach().to(dtype) for parameter in parameters]
-    optimizer = torch.optim.AdamW(parameters, **HYPER, **extras)
-    scaler = torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=1_000_000_000)
-    scaler.scale(torch.ones((), device=device))
+@dataclass(frozen=True)
+class Case:
+    """Problem and pipelines are made when the case's turn comes: each holds a few times its parameters in memory."""
 
-    def step() -> None:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)
-        scaler.step(optimizer)
-        scaler.update()
-        torch._foreach_copy_(halves, [parameter.detach() for parameter in parameters])
-
-    return step
+    label: str
+    shapes: Shapes
+    dtype: torch.dtype
+    pipelines: Sequence[Pipeline]
+    effort: Effort
+    graph: bool = False
 
 
-def providers(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> dict[str, Provider]:
-    """The first is ours with its default master."""
-    half = [(1e-3 * torch.randn(shape)).to(device, dtype) for shape in shapes]
-    full = [grad.float() for grad in half]
-    # grads 2 for the check; then 2 + 2 weight, 2 gradient, 8 + 8 moments and twice the master
-    made = {
-        "halfops AdamW, split master": Provider(ours(shapes, dtype, device, half), 28),
-        "halfops AdamW, fp32 master": Provider(ours(shapes, dtype, device, half, master="fp32"), 30),
-        "halfops AdamW, no master": Provider(ours(shapes, dtype, device, half, master="none"), 24),
-        "halfops AdamW, no master, stochastic": Provider(
-            ours(shapes, dtype, device, half, master="none", rounding="stochastic"), 24
-        ),
-        # unscale 8, norm 4, clip 8, update 28, cast 6
-        "torch unscale, clip, fused AdamW, cast": Provider(theirs(shapes, dtype, device, full, fused=True), 54),
-        "torch unscale, clip, foreach AdamW, cast": Provider(theirs(shapes, dtype, device, full, foreach=True), 54),
-    }
-    return made
+def large(name: str, numel: float, pipelines: Sequence[Pipeline], effort: Effort, beside: str = "") -> Case:
+    shapes, dtype = steps.transformer(int(numel)), DTYPES[name]
+    chosen = [pipeline for pipeline in pipelines if dtype in pipeline.dtypes]
+    return Case(f"{name}, {numel / 1e6:g}M in {len(shapes)} tensors{beside}", shapes, dtype, chosen, effort)
 
 
-def cases(
-    numel: int, many: int, device: torch.device
-) -> Iterator[tuple[str, list[tuple[int, ...]], dict[str, Provider]]]:
-    """Made one after another: each holds a few times its parameters in memory."""
-    large = transformer(numel)
-    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        yield f"{name}, {numel / 1e6:g}M in {len(large)} tensors", large, providers(large, dtype, device)
-    small: list[tuple[int, ...]] = [(64,)] * many
-    yield f"fp16, {many:,} tensors of 64", small, providers(small, torch.float16, device)
+def equal(name: str, numel: float, pipelines: Sequence[Pipeline], effort: Effort) -> Case:
+    """Square tensors, as large as a transformer's: for packages that compile anew for each shape."""
+    dtype, width = DTYPES[name], 1024 if numel >= 2e7 else 256
+    shapes = [(width, width)] * max(1, round(numel / width**2))
+    chosen = [pipeline for pipeline in pipelines if dtype in pipeline.dtypes]
+    return Case(
+        f"{name}, {numel / 1e6:g}M in {len(shapes)} equal tensors, other packages", shapes, dtype, chosen, effort
+    )
+
+
+def small(count: int, pipelines: Sequence[Pipeline], effort: Effort, graph: bool = False) -> Case:
+    label = f"fp16, {count:,} tensors of 64" + (", CUDA graph" if graph else "")
+    return Case(label, [(64,)] * count, torch.float16, pipelines, effort, graph)
+
+
+def cpu_cases(quick: bool, numel: float | None) -> list[Case]:
+    effort = Effort(40, 5, 5) if quick else Effort(400, 15, 40)
+    numel = numel or (2e6 if quick else 50e6)
+    cases = [large(name, numel, steps.CPU, effort) for name in DTYPES]
+    return [*cases, small(500 if quick else MANY, steps.CPU, effort)]
+
+
+def cuda_cases(quick: bool, numel: float | None, many: int = MANY) -> list[Case]:
+    effort = Effort(100, 5, 2) if quick else Effort(1000, 20, 4)
+    sizes = [(name, numel or (2e7 if quick else each)) for name, each in CUDA_SIZES]
+    named = [large(name, each, steps.CUDA, effort) for name, each in dict.fromkeys(sizes)]
+    # A capture that fails can leave torch's allocator unusable: after what matters most.
+    graph = small(many, steps.CAPTURABLE, effort, graph=True)
+    half = len(named) // 2
+    return [small(many, steps.CUDA, effort), *named[:half], graph, *named[half:]]
+
+
+def beside_cases(quick: bool, numel: float | None) -> list[Case]:
+    """Ours again with the default master, and other packages; those that compile at the smaller size, and last."""
+    effort = Effort(100, 5, 2) if quick else Effort(1000, 15, 4)
+    big, less = numel or (2e7 if quick else 1e9), numel or (2e7 if quick else 1e8)
+    there = [adapter for adapter in ADAPTERS if adapter.installed]
+    at_once = [steps.OURS[0], *(adapter.pipeline() for adapter in there if not adapter.compiles)]
+    slowly = [steps.OURS[0], *(adapter.pipeline() for adapter in there if adapter.compiles)]
+    cases = [large("fp16", each, at_once, effort, ", other packages") for each in dict.fromkeys((big, less))]
+    cases += [large("bf16", big, at_once, effort, ", other packages")]
+    cases += [equal(name, less, slowly, effort) for name in DTYPES]
+    return [case for case in cases if len(case.pipelines) > 1]
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def free_memory(device: torch.device) -> float | None:
+    """Bytes that a case may take on a GPU: nine tenths of what is free, as allocators and kernels need some too."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    return 0.9 * torch.cuda.mem_get_info(device)[0]
+
+
+def ready(
+    case: Case, group: Sequence[Pipeline], problem: Problem
+) -> tuple[dict[str, steps.Step], list[dict[str, Any]]]:
+    """Steps that have run once, and a row for each that could not: one provider's failure is no reason to stop."""
+    made: dict[str, steps.Step] = {}
+    failures = []
+    for pipeline in group:
+        try:
+            step = pipeline.make(problem)
+            step()
+            if case.graph:
+                step = steps.graphed(step, problem.device)
+            if problem.device.type == "cuda":
+                torch.cuda.synchronize()
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [""])[0]
+            failures.append(without(case.label, pipeline.name, "error", f"{type(error).__name__}: {said}"[:300]))
+        else:
+            made[pipeline.name] = step
+    if failures:
+        tidy(problem.device)
+    return made, failures
+
+
+def tidy(device: torch.device) -> None:
+    gc.collect()  # optimizers hold themselves in cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def without(case: str, provider: str, why: str, text: str) -> dict[str, Any]:
+    """A row in place of a figure, "skipped" or "error", said and kept."""
+    print(f"  {provider:42} {why}: {text}")
+    return {"case": case, "provider": provider, why: text}
+
+
+def measure(case: Case, device: torch.device, recorder: Recorder, free: Free) -> None:
+    """All pipelines of a case, in as few groups as memory allows, a copy in each; ours, the first, is the measure."""
+    params = Problem(case.shapes, case.dtype, device).params
+    print(f"\n{case.label}")
+    memory = free()
+    copies = 2e6 * case.effort.megabytes
+    groups, left_out = steps.packed(case.pipelines, params, None if memory is None else memory - copies)
+    for pipeline in left_out:
+        needed = (steps.need([pipeline], params) + copies) / 1e9
+        text = f"needs {needed:.0f} GB of memory, {(memory or 0) / 1e9:.0f} GB are at hand"
+        recorder.add([without(case.label, pipeline.name, "skipped", text)])
+    first: float | None = None
+    for group in groups:
+        first = _group(case, group, Problem(case.shapes, case.dtype, device), recorder, first)
+        tidy(device)
+
+
+def _group(
+    case: Case, group: Sequence[Pipeline], problem: Problem, recorder: Recorder, first: float | None
+) -> float | None:
+    made, failures = ready(case, group, problem)
+    recorder.add(failures)
+    if not made:
+        return first
+    effort = case.effort
+    timings, roof = beside_copy(
+        made, problem.device, megabytes=effort.megabytes, rounds=effort.rounds, seconds=effort.seconds
+    )
+    print(f"  copy among them: {roof / 1e9:.1f} GB/s (read + written)")
+    if case.pipelines[0].name in timings:
+        first = timings[case.pipelines[0].name].median
+    moved = {pipeline.name: pipeline.moved for pipeline in group}
+    rows = [row(case.label, name, timing, problem.params, moved[name], roof, first) for name, timing in timings.items()]
+    for each in rows:
+        print(f"  {each['provider']:42} {line(each)}")
+    recorder.add(rows)
+    return first
+
+
+def row(
+    case: str, provider: str, timing: Timing, params: int, moved: float, roof: float, first: float | None
+) -> dict[str, Any]:
+    about = {"params": params, "bytes_per_param": moved, "ms_per_1e9": timing.median * 1e3 / params * 1e9}
+    return {"case": case, **figure(provider, timing, moved * params, roof, first, **about)}
+
+
+def run(cases: Sequence[Case], device: torch.device, recorder: Recorder, seconds: float, free: Free) -> None:
+    begin = time.perf_counter()
+    for case in cases:
+        if time.perf_counter() - begin > seconds:
+            recorder.add([without(case.label, "all", "skipped", f"{seconds:g} s were spent before it")])
+            continue
+        measure(case, device, recorder, free)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = options(__doc__ or "")
-    parser.add_argument("--numel", type=float, help="parameters of the large case (default 50e6; quick 2e6)")
+    parser.add_argument("--numel", type=float, help="parameters of the large cases (default 50e6 on a CPU; quick 2e6)")
+    parser.add_argument("--beside", action="store_true", help="other packages instead, into peers.jsonl (CUDA)")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     if not halfops.has_kernel("optim_step_", device.type):
         print(f"optim: no optimizer step on {device.type} in this build yet")
         return 0
-    quick = arguments.quick
-    rows = []
-    numel = int(arguments.numel or (2e6 if quick else 50e6))
-    for case, shapes, made in cases(numel, 500 if quick else 10_000, device):
-        count = sum(torch.Size(shape).numel() for shape in shapes)
-        print(f"\n{case}")
-        steps = {name: provider.step for name, provider in made.items()}
-        timings, roof = beside_copy(
-            steps, device, megabytes=40 if quick else 400, rounds=5 if quick else 15, seconds=5 if quick else 40
-        )
-        print(f"  copy among them: {roof / 1e9:.1f} GB/s (read + written)")
-        first = next(iter(timings.values()))
-        for name, timing in timings.items():
-            rate = made[name].bytes_per_param * count / timing.median
-            row = {
-                "case": case,
-                "provider": name,
-                "ms": timing.median * 1e3,
-                "ms_low": timing.low * 1e3,
-                "ms_high": timing.high * 1e3,
-                "rounds": timing.rounds,
-                "params": count,
-                "bytes_per_param": made[name].bytes_per_param,
-                "gb_per_s": rate / 1e9,
-                "of_copy": rate / roof,
-                "copy_gb_per_s": roof / 1e9,
-                "times_ours": timing.median / first.median,
-            }
-            rows.append(row)
-            print(
-                f"  {name:42} {row['ms']:9.3f} ms [{row['ms_low']:.3f}, {row['ms_high']:.3f}]"
-                f"  {row['gb_per_s']:6.1f} GB/s  {row['of_copy']:5.0%} of copy  {row['times_ours']:6.2f}x"
-            )
-    if arguments.record:
-        print(f"\nrecorded in {record('optim', rows, arguments.out)}")
+    quick, numel = arguments.quick, arguments.numel
+    subject = "peers" if arguments.beside else "optim"
+    recorder = Recorder(subject, device, arguments.out if arguments.record else None)
+    if arguments.beside:
+        cases = beside_cases(quick, numel)
+        missing = [adapter.name for adapter in ADAPTERS if not adapter.installed]
+        recorder.add([without("other packages", name, "skipped", "not installed") for name in missing])
+    else:
+        cases = cuda_cases(quick, numel) if device.type == "cuda" else cpu_cases(quick, numel)
+    run(cases, device, recorder, arguments.seconds, lambda: free_memory(device))
+    recorder.close()
     return 0
 
 

@@ -6,7 +6,9 @@ unscaling one write. What a provider moves beyond that is its loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 import halfops
 from halfops._ops import scale as ops
 
-from .harness import beside_copy, options, record
+from .harness import Recorder, beside_copy, figure, line, options
 
 Providers = dict[str, Callable[[], Any]]
 
@@ -83,58 +85,77 @@ def available(job: str, device: torch.device) -> bool:
     return halfops.has_kernel(OPS.get(job, "grad_stats"), device.type)
 
 
-def cases(quick: bool, device: torch.device) -> list[tuple[str, list[Tensor]]]:
-    count, each = (10, 200_000) if quick else (50, 1_000_000)
-    generator = torch.Generator().manual_seed(0)
-    normal = [torch.randn(each, generator=generator) for _ in range(count)]
-    named = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    made = [
-        (f"{name}, {count} x {each:,}", [g.to(device, dtype, copy=True) for g in normal])
-        for name, dtype in named.items()
-    ]
-    tiny = 1_000 if quick else 10_000
-    many = [torch.randn(64, generator=generator).to(device, torch.float16) for _ in range(tiny)]
-    return [*made, (f"fp16, {tiny:,} x 64", many)]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A list of gradients, made when its turn comes."""
+
+    dtype: str
+    count: int
+    each: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.dtype}, {self.count:,} x {self.each:,}"
+
+    def gradients(self, device: torch.device) -> list[Tensor]:
+        generator = torch.Generator(device).manual_seed(0)
+        # Drawn where they are: a billion normal numbers take a CPU longer than everything else here.
+        drawn = (torch.randn(self.each, generator=generator, device=device) for _ in range(self.count))
+        return [gradient.to(DTYPES[self.dtype], copy=True) for gradient in drawn]
+
+
+def cases(quick: bool, device: torch.device) -> list[Case]:
+    if device.type != "cuda":
+        count, each = (10, 200_000) if quick else (50, 1_000_000)
+        return [*(Case(name, count, each) for name in DTYPES), Case("fp16", 1_000 if quick else 10_000, 64)]
+    sizes = [(10, 1_000_000)] if quick else [(100, 10_000_000), (100, 1_000_000)]
+    made = [Case("fp16", 10_000, 64), *(Case("fp16", *size) for size in sizes)]
+    return [*made, *(Case(name, *size) for name in ("bf16", "fp32") for size in sizes)]
+
+
+def measure(case: Case, device: torch.device, quick: bool) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one job after the other."""
+    gradients = case.gradients(device)
+    size = sum(g.numel() * g.element_size() for g in gradients)
+    print(f"\n{case.label}: {size / 1e6:.1f} MB")
+    for job, (passes, providers) in jobs(gradients).items():
+        if not available(job, device):
+            print(f"  {job}: not on {device.type} yet")
+            continue
+        if device.type == "cuda":
+            effort = {"megabytes": 100 if quick else 1000, "rounds": 5 if quick else 20, "seconds": 1.5}
+        else:
+            effort = {"megabytes": 40 if quick else 400, "rounds": 5 if quick else 15, "seconds": 8}
+        about = {"case": case.label, "job": job}
+        try:
+            timings, bandwidth = beside_copy(providers, device, **effort)
+        except Exception as error:  # the other jobs can still be measured
+            print(f"  {job:22} error: {error}")
+            yield [{**about, "provider": "all", "error": f"{type(error).__name__}: {error}"[:300]}]
+            continue
+        ours = next(iter(timings.values()))
+        rows = [{**about, **figure(*each, passes * size, bandwidth, ours.median)} for each in timings.items()]
+        for row in rows:
+            print(f"  {job:22} {row['provider']:32} {line(row)}")
+        yield rows
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = options(__doc__ or "").parse_args(argv)
     device = torch.device(arguments.device)
-    quick = arguments.quick
-    rows = []
-    for case, gradients in cases(quick, device):
-        size = sum(g.numel() * g.element_size() for g in gradients)
-        print(f"\n{case}: {size / 1e6:.1f} MB")
-        for job, (passes, providers) in jobs(gradients).items():
-            if not available(job, device):
-                print(f"  {job}: not on {device.type} yet")
-                continue
-            timings, bandwidth = beside_copy(
-                providers, device, megabytes=40 if quick else 400, rounds=5 if quick else 15, seconds=8
-            )
-            ours = next(iter(timings.values()))
-            for provider, timing in timings.items():
-                rate = passes * size / timing.median
-                row = {
-                    "case": case,
-                    "job": job,
-                    "provider": provider,
-                    "ms": timing.median * 1e3,
-                    "ms_low": timing.low * 1e3,
-                    "ms_high": timing.high * 1e3,
-                    "rounds": timing.rounds,
-                    "gb_per_s": rate / 1e9,
-                    "of_copy": rate / bandwidth,
-                    "copy_gb_per_s": bandwidth / 1e9,
-                    "times_ours": timing.median / ours.median,
-                }
-                rows.append(row)
-                print(
-                    f"  {job:22} {provider:32} {row['ms']:9.3f} ms [{row['ms_low']:.3f}, {row['ms_high']:.3f}]"
-                    f"  {row['gb_per_s']:6.1f} GB/s  {row['of_copy']:5.0%} of copy  {row['times_ours']:6.2f}x"
-                )
-    if arguments.record:
-        print(f"\nrecorded in {record('scale', rows, arguments.out)}")
+    recorder = Recorder("scale", device, arguments.out if arguments.record else None)
+    begin = time.perf_counter()
+    for case in cases(arguments.quick, device):
+        if time.perf_counter() - begin > arguments.seconds:
+            print(f"\n{case.label} skipped: {arguments.seconds:g} s were spent before it")
+            recorder.add([{"case": case.label, "provider": "all", "skipped": "no time was left"}])
+            continue
+        for rows in measure(case, device, arguments.quick):
+            recorder.add(rows)
+    recorder.close()
     return 0
 
 

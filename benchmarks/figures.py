@@ -15,25 +15,57 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- figures: [^\n]*-->\n)(.*?)(<!-- end of figures -->)", re.S)
-SUBJECTS = {"linear": "Linear layers", "optim": "Optimizer step", "scale": "Gradient checks"}
+SUBJECTS = {
+    "linear": "Linear layers",
+    "optim": "Optimizer step",
+    "peers": "Optimizer step beside other packages",
+    "scale": "Gradient checks",
+}
 # Matched with "case: job". One token is where torch wins: a front page without its loss would not be honest.
 HEADLINES = {
     "linear": r"(square|mlp up|one token).*: forward",
     "optim": r"M in",
+    "peers": r"1000M in",
     "scale": r"50 x.*: flag \+ norm",
 }
 PAGES = {ROOT / "README.md": HEADLINES, ROOT / "docs" / "measured.md": dict.fromkeys(SUBJECTS, "")}
 
 
-def newest(path: Path) -> list[dict[str, Any]]:
+Row = dict[str, Any]
+
+
+def figures(path: Path) -> list[Row]:
+    """A file's rows in the order they were written, without those that say why there is no figure."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in map(json.loads, filter(str.strip, lines)) if "ms" in row]
+
+
+def newest(path: Path) -> list[Row]:
     """The rows of the last run in a file: those that share the last line's time."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    rows = figures(path)
     return [row for row in rows if row["time"] == rows[-1]["time"]]
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def device(row: Row) -> str:
+    """What the figure was taken on: "cpu", or the GPU's name. The oldest lines lack `device`: no GPU then, or it."""
+    on_gpu = row["device"] == "cuda" if "device" in row else row["gpu"] is not None
+    return str(row["gpu"]) if on_gpu else "cpu"
+
+
+def newest_by_device(path: Path) -> list[list[Row]]:
+    """The last run on each device, the CPU's first: no device's figures push another's off the page."""
+    last: dict[str, list[Row]] = {}
+    for row in figures(path):
+        run = last.setdefault(device(row), [])
+        if run and run[-1]["time"] != row["time"]:
+            run.clear()
+        run.append(row)
+    return [last[name] for name in sorted(last, key=lambda name: (name != "cpu", name))]
+
+
+def table(rows: list[Row]) -> list[str]:
     """One line for each provider of ours in each case, with every other one as a multiple of its time."""
-    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    cases: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         cases.setdefault((row["case"], row.get("job", "")), []).append(row)
     lines = ["| case | halfops | median [quartiles] | the others, as multiples of that time |", "|---|---|---|---|"]
@@ -52,17 +84,19 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def where(row: Row) -> str:
+    on = f"{row['cpu']}, {row['threads']} threads" if device(row) == "cpu" else device(row)
+    return f"{on}, torch {row['torch']}, commit {row['commit']}"
+
+
 def render(results: Path, chosen: Mapping[str, str]) -> str:
     """All subjects, of each the cases that match; a sentence where nothing has been recorded."""
     parts = []
     for subject, title in SUBJECTS.items():
-        every = newest(results / f"{subject}.jsonl")
-        rows = [row for row in every if re.search(chosen[subject], f"{row['case']}: {row.get('job', '')}")]
-        if rows:
-            where = (
-                f"{rows[0]['cpu']}, {rows[0]['threads']} threads, torch {rows[0]['torch']}, commit {rows[0]['commit']}"
-            )
-            parts += [f"**{title}** ({rows[0]['gpu'] or where})", "", *table(rows), ""]
+        for every in newest_by_device(results / f"{subject}.jsonl"):
+            rows = [row for row in every if re.search(chosen[subject], f"{row['case']}: {row.get('job', '')}")]
+            if rows:
+                parts += [f"**{title}** ({where(rows[0])})", "", *table(rows), ""]
     return "\n".join(parts) or "Nothing has been recorded yet.\n"
 
 

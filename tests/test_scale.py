@@ -17,9 +17,12 @@ from halfops.reference import scale as reference
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [*HALVES, torch.float32]
 VARIANTS: list[str] = torch.ops.halfops.cpu_variants()
-BLOCK, PIECE = 512, 1 << 16  # as in csrc/scale: what a sum is cut into
-# Around the lanes, blocks and pieces of a sum, and the vectors of every variant.
-SIZES = [0, 1, 7, 31, 32, 33, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 999]
+# As in csrc/core and csrc/scale: what a sum is cut into, what is read at once, what a thread takes.
+LANES, CHUNK, BLOCK, PIECE = 256, 4096, 1024, 1 << 16
+GROUP = 256 * CHUNK
+# Around all of these, and the vectors of every variant.
+SIZES = [0, 1, 7, 31, 33, 129, LANES - 1, LANES, LANES + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17]
+SIZES += [CHUNK - 1, CHUNK, CHUNK + 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 999]
 
 
 @contextmanager
@@ -96,8 +99,8 @@ def test_flag_of_every_half_pattern(variant: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_flag_at_every_position(variant: str, dtype: torch.dtype, bad: float) -> None:
-    """Every place of a head, two blocks and a tail, at every alignment; neighbours in memory are not looked at."""
-    length = 2 * BLOCK + 19
+    """Every place of a block, rows of lanes and a tail, at every alignment; neighbours in memory are not looked at."""
+    length = BLOCK + LANES + 19
     rows = torch.full((length, length), 2.0, dtype=dtype)
     rows.fill_diagonal_(bad)
     tensors = list(rows.unbind())  # odd length: each row starts at another alignment
@@ -167,10 +170,10 @@ def test_infinity_and_nan_show_in_the_sum() -> None:
 def bound(tensor: torch.Tensor) -> float:
     """Relative, all terms being positive. Squares of 16-bit numbers and float32 are exact in what they are summed in.
 
-    fp16: a lane adds BLOCK / 32 = 16 squares in float32 (15 roundings of 2^-24). Then, as for the others from the
-    start, additions in float64: at most PIECE / 32 in a lane, 5 between lanes, and one per piece.
+    A lane adds CHUNK / LANES = 16 squares (15 roundings): in float32 for fp16, else in float64. Then additions in
+    float64: trees of 8 levels over lanes, chunks and groups, and one for each further 256 groups.
     """
-    additions = PIECE // 32 + 5 + math.ceil(tensor.numel() / PIECE)
+    additions = 15 + 3 * 8 + math.ceil(tensor.numel() / (256 * GROUP))
     narrow = 15 * 2.0**-24 if tensor.dtype == torch.float16 else 0.0
     return 1.01 * (narrow + additions * 2.0**-53)
 
@@ -189,6 +192,42 @@ def test_sum_of_squares_within_its_bound(dtype: torch.dtype, size: int, spread: 
     norm, found = functional.grad_norm(tensor)
     assert abs(norm.item() - math.sqrt(exact)) <= bound(tensor) * math.sqrt(exact)
     assert found.item() == 0
+
+
+def spread(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers of many magnitudes: another order of adding them is another sum."""
+    generator = torch.Generator().manual_seed(size)
+    wide = torch.exp(3 * torch.randn(size, generator=generator))
+    return (torch.randn(size, generator=generator) * wide).clamp(-6e4, 6e4).to(dtype)
+
+
+@pytest.mark.parametrize("size", [*SIZES, GROUP - 1, GROUP, GROUP + 1, 3 * GROUP + 5 * CHUNK + 77])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_added_in_one_order(variant: str, dtype: torch.dtype, size: int) -> None:
+    """To the bit, against the definition in torch."""
+    tensor = spread(size, dtype)
+    wanted = reference.ordered_sum_of_squares(tensor)
+    assert same_bits(ops.grad_stats([tensor]).sum_of_squares, wanted)
+    assert same_bits(ops.unscale_([tensor], torch.tensor(1.0)).per_tensor[0, 0], wanted)
+
+
+@pytest.mark.parametrize("count", [2, 255, 256, 257, 700])
+def test_tensors_of_a_list_are_added_in_one_order(variant: str, count: int) -> None:
+    tensors = [spread(1 + 37 * i % 5000, DTYPES[i % 3]) for i in range(count)]
+    rows = torch.stack([reference.ordered_sum_of_squares(tensor) for tensor in tensors])
+    stats = ops.grad_stats(tensors)
+    assert same_bits(stats.per_tensor[:, 0], rows)
+    assert same_bits(stats.sum_of_squares, reference.members(rows))
+
+
+def test_more_groups_than_a_tree_has_leaves() -> None:
+    """Over 256 groups of 256 chunks, of which a few hold something: the last rule of the order."""
+    tensor = torch.zeros(257 * GROUP + 5, dtype=torch.float16)
+    places = torch.randint(tensor.numel(), (4000,), generator=torch.Generator().manual_seed(0))
+    tensor[places] = spread(4000, torch.float16)
+    tensor[-5:] = 3.0
+    chunks = [reference.ordered_sum_of_squares(group) for group in tensor.split(GROUP)]
+    assert same_bits(ops.grad_stats([tensor]).sum_of_squares, reference.members(torch.stack(chunks)))
 
 
 def test_statistics_of_a_mixed_list() -> None:

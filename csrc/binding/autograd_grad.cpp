@@ -39,13 +39,14 @@ std::atomic<bool>& wanted() {
 
 }  // namespace
 
-bool grad_access() { return wanted().load(std::memory_order_relaxed) && grad_function() != nullptr; }
+bool can_read_grads() { return grad_function() != nullptr; }
+
+bool grad_access() { return wanted().load(std::memory_order_relaxed) && can_read_grads(); }
 
 void set_grad_access(bool on) { wanted().store(on); }
 
 AtenTensorHandle grad_of(const Tensor& param) {
-    const void* impl = *reinterpret_cast<const void* const*>(param.get());
-    const AtenTensorHandle grad = grad_function()(impl);
+    const AtenTensorHandle grad = grad_function()(impl_of(param.get()));
     bool defined = false;
     check(aoti_torch_is_defined(grad, &defined) == 0, "halfops: torch did not say whether a gradient is there");
     return defined ? grad : nullptr;

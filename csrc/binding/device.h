@@ -27,7 +27,7 @@ class OnDevice {
 
     // Words on the device, without a copy that the host would wait for (collective/upload.h).
     Tensor words(const std::vector<int64_t>& host) const;
-    void write(const Tensor& words, const std::vector<int64_t>& host) const;
+    void write(const Tensor& words, const int64_t* host, int64_t count) const;
 
     void check(CudaStatus status) const;
 

@@ -44,13 +44,12 @@ Tensor OnDevice::bytes(int64_t count) const {
 
 Tensor OnDevice::words(const std::vector<int64_t>& host) const {
     Tensor words = bytes(static_cast<int64_t>(host.size() * sizeof(int64_t)));
-    write(words, host);
+    write(words, host.data(), static_cast<int64_t>(host.size()));
     return words;
 }
 
-void OnDevice::write(const Tensor& words, const std::vector<int64_t>& host) const {
-    const auto count = static_cast<int64_t>(host.size());
-    check(upload(static_cast<int64_t*>(words.mutable_data_ptr()), host.data(), count, stream()));
+void OnDevice::write(const Tensor& words, const int64_t* host, int64_t count) const {
+    check(upload(static_cast<int64_t*>(words.mutable_data_ptr()), host, count, stream()));
 }
 
 void OnDevice::check(CudaStatus status) const {

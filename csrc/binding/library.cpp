@@ -73,6 +73,8 @@ STABLE_TORCH_LIBRARY(halfops, m) {
     m.def("optim_grad_access() -> bool");
     m.def("set_optim_grad_access(bool on) -> ()");
 
+    // a CPU tensor's numbers into a tensor of 8-byte numbers on any device, without a wait; a CUDA graph keeps them
+    m.def("write_(Tensor(a!) target, Tensor values) -> ()");
     // conversions between a 16-bit weight with its 16-bit remainder and the float32 master that the pair stands for
     m.def("split_master(Tensor master, ScalarType dtype) -> (Tensor weight, Tensor remainder)");
     m.def("join_master(Tensor weight, Tensor remainder) -> Tensor");

@@ -1,9 +1,21 @@
 // The optim ops on CPU tensors.
 #include "binding/optim.h"
 
+#include <cstring>
 #include <limits>
 
 namespace halfops::binding {
+
+void check_write(const Tensor& target, const Tensor& values) {
+    check(values.is_cpu(), "values: got a tensor on another device, wanted one on the CPU; use target.copy_(values)");
+    check(target.element_size() == 8, "target: got ", dtype_name(target.scalar_type()),
+          ", wanted a dtype of 8 bytes (torch.float64, torch.int64)");
+    check_dtype(values, target.scalar_type(), {"values", -1});
+    check(same_shape(target, values), "values: got shape ", shape_text(values), ", wanted that of target, ",
+          shape_text(target));
+    check_contiguous(target, "target");
+    check_contiguous(values, "values");
+}
 
 DType dtype_from(ScalarType dtype) {
     if (dtype == ScalarType::Half) return DType::f16;
@@ -73,6 +85,11 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
     optim::cpu::step(step, torch_parallel());
 }
 
+void write_(Tensor target, Tensor values) {
+    check_write(target, values);
+    std::memmove(target.mutable_data_ptr(), values.const_data_ptr(), static_cast<size_t>(target.numel()) * 8);
+}
+
 std::tuple<Tensor, Tensor> split_master(Tensor master, ScalarType dtype) {
     const auto [weight, remainder] = empty_split(master, dtype);
     optim::cpu::split(static_cast<const float*>(master.const_data_ptr()), dtype_from(dtype), weight.mutable_data_ptr(),
@@ -108,6 +125,7 @@ std::vector<std::string> optim_state_names(std::string rule) { return optim::rul
 
 STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) {
     m.impl("optim_step_", TORCH_BOX(&optim_step_));
+    m.impl("write_", TORCH_BOX(&write_));
     m.impl("split_master", TORCH_BOX(&split_master));
     m.impl("join_master", TORCH_BOX(&join_master));
     m.impl("cast", TORCH_BOX(&cast));

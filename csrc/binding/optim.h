@@ -52,6 +52,9 @@ void check_dtype(const Tensor& tensor, ScalarType wanted, const Place& place);
 bool same_shape(const Tensor& a, const Tensor& b);
 bool same_order(const Tensor& a, const Tensor& b);
 
+// For write_: values are on the CPU, and fit.
+void check_write(const Tensor& target, const Tensor& values);
+
 // Conversions, whatever the device: the checks, and empty results of the input's shape and device.
 DType dtype_from(ScalarType dtype);
 Tensor empty_with(const Tensor& tensor, ScalarType dtype);

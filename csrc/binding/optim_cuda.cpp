@@ -143,6 +143,12 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
     launch_step(plan, device.words(plan.words), gradient_addresses(tensors, device), hyper, steps, step, device);
 }
 
+void write_(Tensor target, Tensor values) {
+    check_write(target, values);
+    const OnDevice device("write_", target.get_device_index(), &optim::cuda::supported);
+    device.write(target, static_cast<const int64_t*>(values.const_data_ptr()), values.numel());
+}
+
 std::tuple<Tensor, Tensor> split_master(Tensor master, ScalarType dtype) {
     const auto [weight, remainder] = empty_split(master, dtype);
     const OnDevice device("split_master", master.get_device_index(), &optim::cuda::supported);
@@ -174,6 +180,7 @@ Tensor cast(Tensor input, ScalarType dtype, std::string rounding, int64_t seed, 
 
 STABLE_TORCH_LIBRARY_IMPL(halfops, CUDA, m) {
     m.impl("optim_step_", TORCH_BOX(&optim_step_));
+    m.impl("write_", TORCH_BOX(&write_));
     m.impl("split_master", TORCH_BOX(&split_master));
     m.impl("join_master", TORCH_BOX(&join_master));
     m.impl("cast", TORCH_BOX(&cast));

@@ -32,6 +32,7 @@ struct Plan {
     std::vector<Tensor> params, masters, states, emas;  // states: state-major; emas: none, or one a parameter
     Tensor steps, rows;
     std::vector<int64_t> shapes;       // sizes and strides of every parameter, one after the other
+    std::vector<const void*> impls;    // torch's objects behind the handles, parameter by parameter; none: not known
     std::vector<Extent> written;       // all that a step writes, sorted, but for gradients
     std::vector<uint32_t> grad_order;  // parameters by the address of their gradients
 

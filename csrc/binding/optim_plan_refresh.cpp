@@ -80,25 +80,20 @@ bool usable(const Plan& plan, AtenTensorHandle grad, const optim::ParamTensor& t
     return !may_be_negated(grad, tensor.numel) || !is_negated(grad);
 }
 
-bool memory_is_as_before(const Plan& plan) {
+// Whether parameter t and all of its states are where they were, and what they were.
+bool memory_is_as_before(const Plan& plan, size_t t, const int64_t* shape) {
     const size_t n = plan.params.size(), state_count = plan.info().states.size();
-    const int64_t* shape = plan.shapes.data();
-    if (!lies_at(plan.steps, plan.tensors[0].step)) return false;
-    for (size_t t = 0; t < n; ++t) {
-        const optim::ParamTensor& tensor = plan.tensors[t];
-        const Tensor& param = plan.params[t];
-        if (!lies_at(param, tensor.weight) || !has_dtype(param.get(), tensor.dtype) ||
-            !has_shape(param.get(), shape, tensor.numel, true)) {
-            return false;
-        }
-        shape += 1 + 2 * shape[0];
-        if (tensor.master != nullptr && !lies_at(plan.masters[t], tensor.master)) return false;
-        for (size_t k = 0; k < state_count; ++k) {
-            if (!lies_at(plan.states[k * n + t], tensor.states[k])) return false;
-        }
-        if (tensor.ema != nullptr && !lies_at(plan.emas[t], tensor.ema)) return false;
+    const optim::ParamTensor& tensor = plan.tensors[t];
+    const Tensor& param = plan.params[t];
+    if (!lies_at(param, tensor.weight) || !has_dtype(param.get(), tensor.dtype) ||
+        !has_shape(param.get(), shape, tensor.numel, true)) {
+        return false;
     }
-    return true;
+    if (tensor.master != nullptr && !lies_at(plan.masters[t], tensor.master)) return false;
+    for (size_t k = 0; k < state_count; ++k) {
+        if (!lies_at(plan.states[k * n + t], tensor.states[k])) return false;
+    }
+    return tensor.ema == nullptr || lies_at(plan.emas[t], tensor.ema);
 }
 
 enum class Overlap { none, among_gradients, with_written };
@@ -154,6 +149,12 @@ void remember_memory(Plan& plan) {
         plan.shapes.insert(plan.shapes.end(), sizes.begin(), sizes.end());
         plan.shapes.insert(plan.shapes.end(), strides.begin(), strides.end());
     }
+    for (size_t t = 0; t < n && can_read_grads(); ++t) {
+        plan.impls.push_back(impl_of(plan.params[t].get()));
+        plan.impls.push_back(impl_of(plan.masters[t].get()));
+        for (size_t k = 0; k < state_count; ++k) plan.impls.push_back(impl_of(plan.states[k * n + t].get()));
+        if (!plan.emas.empty()) plan.impls.push_back(impl_of(plan.emas[t].get()));
+    }
     const auto add = [&](const void* data, int64_t bytes) {
         if (data != nullptr && bytes > 0) plan.written.push_back(extent_of(data, bytes));
     };
@@ -170,19 +171,49 @@ void remember_memory(Plan& plan) {
     std::iota(plan.grad_order.begin(), plan.grad_order.end(), 0u);
 }
 
+// The walk is a walk through memory: some thirty cache lines a parameter, each behind a pointer in the one before. So
+// it goes in blocks, and asks for the lines of the blocks to come while it looks at this one.
 Readiness refresh(Plan& plan, bool zero_grad) {
+    constexpr size_t kBlock = 4;  // three blocks of tensors and their gradients fit into 32 KiB
+    const size_t n = plan.params.size(), each = plan.impls.size() / n;
+    const bool reads = plan.reads_gradients && grad_access();
+    const auto expect = [&](size_t begin, auto ask) {
+        const size_t end = std::min(begin + kBlock, n);
+        for (size_t i = begin * each; i < end * each; ++i) ask(plan.impls[i]);
+    };
     plan.ready = false;
-    if (!memory_is_as_before(plan)) return Readiness::memory;
-    if (!plan.reads_gradients || !grad_access()) return Readiness::gradients;
+    if (!lies_at(plan.steps, plan.tensors[0].step)) return Readiness::memory;
     const int64_t* shape = plan.shapes.data();
-    for (size_t t = 0; t < plan.params.size(); ++t) {
-        const AtenTensorHandle grad = grad_of(plan.params[t]);
-        void* data = nullptr;
-        if (grad == nullptr || !usable(plan, grad, plan.tensors[t], shape, &data)) return Readiness::gradients;
-        set_gradient(plan, plan.tensors[t], data);
-        shape += 1 + 2 * shape[0];
+    bool gradients_fit = reads;
+    AtenTensorHandle grads[kBlock] = {};
+    expect(0, expect_tensor);
+    expect(kBlock, expect_tensor);
+    expect(0, expect_pointees);
+    for (size_t begin = 0; begin < n; begin += kBlock) {
+        const size_t end = std::min(begin + kBlock, n);
+        expect(begin + 2 * kBlock, expect_tensor);
+        expect(begin + kBlock, expect_pointees);
+        if (gradients_fit) {
+            for (size_t t = begin; t < end; ++t) {
+                grads[t - begin] = grad_of(plan.params[t]);
+                if (grads[t - begin] != nullptr) expect_tensor(impl_of(grads[t - begin]));
+            }
+            for (size_t t = begin; t < end; ++t) {
+                if (grads[t - begin] != nullptr) expect_pointees(impl_of(grads[t - begin]));
+            }
+        }
+        for (size_t t = begin; t < end; ++t) {
+            if (!memory_is_as_before(plan, t, shape)) return Readiness::memory;
+            if (gradients_fit) {
+                void* data = nullptr;
+                gradients_fit =
+                    grads[t - begin] != nullptr && usable(plan, grads[t - begin], plan.tensors[t], shape, &data);
+                if (gradients_fit) set_gradient(plan, plan.tensors[t], data);
+            }
+            shape += 1 + 2 * shape[0];
+        }
     }
-    if (!apart(plan, zero_grad)) return Readiness::gradients;
+    if (!gradients_fit || !apart(plan, zero_grad)) return Readiness::gradients;
     plan.ready = true;
     plan.ready_to_zero = zero_grad;
     return Readiness::fine;

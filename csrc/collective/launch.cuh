@@ -28,9 +28,7 @@ cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments
     return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
                             [&] { kKernel(arguments...); });
 #else
-    // clang-format off
     kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
-    // clang-format on
     return cudaGetLastError();
 #endif
 }

@@ -34,7 +34,7 @@ __device__ __forceinline__ Pair warp_pair(const Pair* values, int64_t n) {
             warp_members(n, [=](int64_t i) { return values[i].second; })};
 }
 
-static __global__ void __launch_bounds__(kSumThreads) add_chunks(ChunkTable table, PairSums sums) {
+static __global__ void __launch_bounds__(kSumThreads) add_chunks_kernel(ChunkTable table, PairSums sums) {
     for (int64_t g = warp_in_grid(); g < table.groups; g += warps_in_grid()) {
         const int64_t t = find_member(table.first_group, table.count, g);
         const int64_t first = table.first_chunk[t] + (g - table.first_group[t]) * kRadix;
@@ -43,7 +43,7 @@ static __global__ void __launch_bounds__(kSumThreads) add_chunks(ChunkTable tabl
     }
 }
 
-static __global__ void __launch_bounds__(kSumThreads) add_groups(ChunkTable table, PairSums sums) {
+static __global__ void __launch_bounds__(kSumThreads) add_groups_kernel(ChunkTable table, PairSums sums) {
     for (int64_t t = warp_in_grid(); t < table.count; t += warps_in_grid()) {
         const int64_t first = table.first_group[t];
         const Pair sum = warp_pair(sums.of_group + first, table.first_group[t + 1] - first);
@@ -54,12 +54,13 @@ static __global__ void __launch_bounds__(kSumThreads) add_groups(ChunkTable tabl
 inline cudaError_t add_pairs(const ChunkTable& table, const PairSums& sums, cudaStream_t stream) {
     constexpr int64_t kWarps = kSumThreads / kWarpSize;
     Grid groups{1, kSumThreads}, tensors{1, kSumThreads};
-    cudaError_t status = persistent_blocks<add_chunks>(ceil_div(table.groups, kWarps), kSumThreads, &groups.blocks);
+    cudaError_t status =
+        persistent_blocks<add_chunks_kernel>(ceil_div(table.groups, kWarps), kSumThreads, &groups.blocks);
     if (status == cudaSuccess) {
-        status = persistent_blocks<add_groups>(ceil_div(table.count, kWarps), kSumThreads, &tensors.blocks);
+        status = persistent_blocks<add_groups_kernel>(ceil_div(table.count, kWarps), kSumThreads, &tensors.blocks);
     }
-    if (status == cudaSuccess) status = launch<add_chunks>(groups, stream, table, sums);
-    if (status == cudaSuccess) status = launch<add_groups>(tensors, stream, table, sums);
+    if (status == cudaSuccess) status = launch<add_chunks_kernel>(groups, stream, table, sums);
+    if (status == cudaSuccess) status = launch<add_groups_kernel>(tensors, stream, table, sums);
     return status;
 }
 

@@ -19,9 +19,17 @@ inline constexpr int64_t kLanes = 256;
 inline constexpr int64_t kRadix = 256;
 static_assert(kLanes == kRadix, "one tree serves lanes and members");
 
-// ((v0 + v1) + (v2 + v3)) + ...: the values are used up.
-HALFOPS_INLINE double add_tree(double* values) {
-    for (int64_t width = kRadix / 2; width > 0; width /= 2) {
+// How much of a tree of kRadix has something in it: the least power of two that is not below count. Beyond, zeros would
+// be added to zeros, and the result of that to the tree's sum.
+HALFOPS_INLINE int64_t tree_width(int64_t count) {
+    int64_t width = 1;
+    while (width < count) width *= 2;
+    return width;
+}
+
+// ((v0 + v1) + (v2 + v3)) + ... of `width` values, a power of two: they are used up.
+HALFOPS_INLINE double add_tree(double* values, int64_t width = kRadix) {
+    for (width /= 2; width > 0; width /= 2) {
         for (int64_t i = 0; i < width; ++i) values[i] = values[2 * i] + values[2 * i + 1];
     }
     return values[0];
@@ -32,11 +40,21 @@ template <class Get>
 HALFOPS_INLINE double add_members(int64_t n, const Get& get) {
     double total = 0.0;
     for (int64_t begin = 0; begin < n; begin += kRadix) {
+        const int64_t count = smaller(kRadix, n - begin), width = tree_width(count);
         double values[kRadix];
-        for (int64_t i = 0; i < kRadix; ++i) values[i] = begin + i < n ? get(begin + i) : 0.0;
-        total += add_tree(values);
+        for (int64_t i = 0; i < width; ++i) values[i] = i < count ? get(begin + i) : 0.0;
+        total += add_tree(values, width);
     }
     return total;
+}
+
+// The sum of a tensor's n chunks: of groups, then of what the groups have become.
+template <class Get>
+HALFOPS_INLINE double add_chunks(int64_t n, const Get& get) {
+    return add_members(ceil_div(n, kRadix), [&](int64_t group) {
+        const int64_t first = group * kRadix;
+        return add_members(smaller(kRadix, n - first), [&](int64_t i) { return get(first + i); });
+    });
 }
 
 }  // namespace halfops

@@ -51,40 +51,59 @@ const PerTensor& per_tensor(int rule, update::RuleList<Rules...>) {
     return all[rule];
 }
 
-// Chunks of all tensors, numbered through: chunk c of tensor t is first[t] + c.
-struct ChunkList {
+// What threads take of all tensors, numbered through: range r of tensor t is first[t] + r.
+struct RangeList {
     std::vector<int64_t> first;
     int64_t elements = 0;
 
-    explicit ChunkList(const Step& step) : first(1, 0) {
+    explicit RangeList(const Step& step) : first(1, 0) {
         first.reserve(static_cast<size_t>(step.count) + 1);
         for (int64_t t = 0; t < step.count; ++t) {
-            first.push_back(first.back() + ceil_div(step.tensors[t].numel, kChunk));
+            first.push_back(first.back() + ceil_div(step.tensors[t].numel, kRange));
             elements += step.tensors[t].numel;
         }
     }
     int64_t size() const { return first.back(); }
 };
 
-// f(tensor, begin, end, chunk) for every chunk. Threads draw chunks from one counter rather than taking the range that
-// they were lent: chunks differ in size (the last of a tensor may be tiny), and a busy core then just draws fewer.
+// f(tensor, begin, end) for every range. Threads draw ranges from one counter rather than taking what they were lent:
+// ranges differ in size (the last of a tensor may be tiny), and a busy core then just draws fewer.
 template <class F>
-void for_each_chunk(const Step& step, const ChunkList& chunks, const Parallel& parallel, const F& f) {
-    const int64_t grain = chunks.elements <= kChunk ? chunks.size() : 1;
+void for_each_range(const Step& step, const RangeList& ranges, const Parallel& parallel, const F& f) {
+    const int64_t grain = ranges.elements <= kRange ? ranges.size() : 1;
     std::atomic<int64_t> next = 0;
-    parallel(chunks.size(), grain, [&](int64_t, int64_t) {
-        for (int64_t c = next.fetch_add(1); c < chunks.size(); c = next.fetch_add(1)) {
-            const auto after = std::upper_bound(chunks.first.begin(), chunks.first.end(), c);
-            const int64_t t = after - chunks.first.begin() - 1;
-            const int64_t begin = (c - chunks.first[t]) * kChunk;
-            f(t, begin, smaller(step.tensors[t].numel, begin + kChunk), c);
+    parallel(ranges.size(), grain, [&](int64_t, int64_t) {
+        for (int64_t r = next.fetch_add(1); r < ranges.size(); r = next.fetch_add(1)) {
+            const auto after = std::upper_bound(ranges.first.begin(), ranges.first.end(), r);
+            const int64_t t = after - ranges.first.begin() - 1;
+            const int64_t begin = (r - ranges.first[t]) * kRange;
+            f(t, begin, smaller(step.tensors[t].numel, begin + kRange));
         }
     });
 }
 
+// Both norms of every tensor, for rules that need them.
+std::vector<Norms> norms_of(const Step& step, const std::vector<Job>& jobs, const RangeList& ranges,
+                            const Parallel& parallel) {
+    std::vector<int64_t> first(1, 0);  // chunk of each tensor
+    for (int64_t t = 0; t < step.count; ++t) first.push_back(first.back() + ceil_div(step.tensors[t].numel, kChunk));
+    std::vector<Norms> of_chunk(static_cast<size_t>(first.back()));
+    for_each_range(step, ranges, parallel, [&](int64_t t, int64_t begin, int64_t end) {
+        engine().measure(jobs[t], begin, end, &of_chunk[first[t] + begin / kChunk]);
+    });
+    std::vector<Norms> norms;
+    for (int64_t t = 0; t < step.count; ++t) {
+        const Norms* own = of_chunk.data() + first[t];
+        const int64_t chunks = first[t + 1] - first[t];
+        norms.push_back({add_chunks(chunks, [&](int64_t c) { return own[c].weight_sq; }),
+                         add_chunks(chunks, [&](int64_t c) { return own[c].direction_sq; })});
+    }
+    return norms;
+}
+
 template <class F>
 void for_each_range(int64_t n, const Parallel& parallel, const F& f) {
-    parallel(ceil_div(n, kChunk), 1, [&](int64_t begin, int64_t end) { f(begin * kChunk, smaller(n, end * kChunk)); });
+    parallel(ceil_div(n, kRange), 1, [&](int64_t begin, int64_t end) { f(begin * kRange, smaller(n, end * kRange)); });
 }
 
 }  // namespace
@@ -93,12 +112,11 @@ void step(const Step& step, const Parallel& parallel) {
     const Gate now =
         gate(step.grad_scale != nullptr ? *step.grad_scale : 1.0f, step.found_inf != nullptr ? *step.found_inf : 0.0f,
              step.sum_of_squares != nullptr ? *step.sum_of_squares : 0.0, step.max_grad_norm);
-    const ChunkList chunks(step);
+    const RangeList ranges(step);
     if (!now.open) {
         if (step.zero_grad) {
-            for_each_chunk(step, chunks, parallel, [&](int64_t t, int64_t begin, int64_t end, int64_t) {
-                zero_gradient(step.tensors[t], begin, end);
-            });
+            for_each_range(step, ranges, parallel,
+                           [&](int64_t t, int64_t begin, int64_t end) { zero_gradient(step.tensors[t], begin, end); });
         }
         return;
     }
@@ -114,23 +132,12 @@ void step(const Step& step, const Parallel& parallel) {
                    step.ema_weight, step.zero_grad};
     }
 
-    const CpuEngine& engine = cpu::engine();
     if (rule.needs_norms) {
-        std::vector<Norms> partial(static_cast<size_t>(chunks.size()));
-        for_each_chunk(step, chunks, parallel, [&](int64_t t, int64_t begin, int64_t end, int64_t chunk) {
-            partial[chunk] = engine.measure(jobs[t], begin, end);
-        });
-        for (int64_t t = 0; t < step.count; ++t) {
-            Norms norms = {0.0, 0.0};
-            for (int64_t c = chunks.first[t]; c < chunks.first[t + 1]; ++c) {
-                norms.weight_sq += partial[c].weight_sq;
-                norms.direction_sq += partial[c].direction_sq;
-            }
-            rule.set_norms(jobs[t], norms);
-        }
+        const std::vector<Norms> norms = norms_of(step, jobs, ranges, parallel);
+        for (int64_t t = 0; t < step.count; ++t) rule.set_norms(jobs[t], norms[t]);
     }
-    for_each_chunk(step, chunks, parallel,
-                   [&](int64_t t, int64_t begin, int64_t end, int64_t) { engine.update(jobs[t], begin, end); });
+    for_each_range(step, ranges, parallel,
+                   [&](int64_t t, int64_t begin, int64_t end) { engine().update(jobs[t], begin, end); });
     for (int64_t t = 0; t < step.count; ++t) *step.tensors[t].step += 1.0f;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "core/chunks.h"
 #include "optim/optim.h"
 
 namespace halfops::optim {
@@ -43,16 +44,20 @@ HALFOPS_INLINE void zero_gradient(const ParamTensor& tensor, int64_t begin, int6
     memset(static_cast<char*>(tensor.grad) + begin * bytes, 0, static_cast<size_t>((end - begin) * bytes));
 }
 
+// Of a chunk (core/chunks.h), or of all of a tensor.
 struct Norms {
     double weight_sq, direction_sq;
 };
 
-// All on elements [begin, end) of a tensor; begin is a multiple of kChunk.
-inline constexpr int64_t kChunk = 1 << 15;
+// What a thread takes at once.
+inline constexpr int64_t kRange = 1 << 15;
+static_assert(kRange % kChunk == 0, "a chunk is one thread's");
 
+// All on elements [begin, end) of a tensor; begin is a multiple of kRange.
 struct CpuEngine {
     void (*update)(const Job& job, int64_t begin, int64_t end);
-    Norms (*measure)(const Job& job, int64_t begin, int64_t end);  // rules that need norms, before update
+    // rules that need norms, before update: each chunk gets its own of `out`
+    void (*measure)(const Job& job, int64_t begin, int64_t end, Norms* out);
     void (*split)(const float* master, DType dtype, void* weight, int16_t* remainder, int64_t begin, int64_t end);
     void (*join)(DType dtype, const void* weight, const int16_t* remainder, float* master, int64_t begin, int64_t end);
     void (*cast)(const cpu::Cast& cast, const void* source, void* target, int64_t begin, int64_t end);

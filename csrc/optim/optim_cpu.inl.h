@@ -4,6 +4,7 @@
 // its rule (the moments, fp32, in place), and stored by its format.
 #pragma once
 
+#include "core/squares.inl.h"
 #include "math/lerp.h"
 #include "math/update/all.h"
 #include "optim/blocks.inl.h"
@@ -107,12 +108,9 @@ static void update_block(const Job& job, int64_t at, int64_t n, float* w, const 
     }
 }
 
-// Sums of squares go into sixteen lanes of double, element i into lane i % 16, whatever the width of the vectors.
-constexpr int kLanes = 16;
-
 template <class Rule>
-static void measure_block(const Job& job, int64_t at, int64_t n, const float* w, const float* g, double* weight_sq,
-                          double* direction_sq) {
+static void measure_block(const Job& job, int64_t at, int64_t n, const float* w, const float* g, double* weight_lanes,
+                          double* direction_lanes) {
     if constexpr (update::kNeedsNorms<Rule>) {
         const auto scalars = job.scalars.as<typename Rule::Scalars>();
         float* moments[kArray<Rule>] = {};
@@ -125,16 +123,12 @@ static void measure_block(const Job& job, int64_t at, int64_t n, const float* w,
             direction[i] = Rule::measure(scalars, g[i], w[i], state);
             for (int k = 0; k < Rule::kStates; ++k) moments[k][i] = state[k];
         }
-        for (int64_t i = 0; i < n; i += kLanes) {
-            const int64_t lanes = smaller(kLanes, n - i);
-            for (int64_t lane = 0; lane < lanes; ++lane) {
-                const double a = w[i + lane], b = direction[i + lane];
-                weight_sq[lane] += a * a;
-                direction_sq[lane] += b * b;
-            }
-        }
+        add_squares(w, n, weight_lanes);
+        add_squares(direction, n, direction_lanes);
     }
 }
+
+static_assert(kChunk % kBlock == 0 && kBlock % kLanes == 0, "a block is of one chunk and begins with its first lane");
 
 using Update = void (*)(const Job&, int64_t, int64_t, float*, const float*);
 using Measure = void (*)(const Job&, int64_t, int64_t, const float*, const float*, double*, double*);
@@ -163,21 +157,19 @@ static void update(const Job& job, int64_t begin, int64_t end) {
     }
 }
 
-static Norms measure(const Job& job, int64_t begin, int64_t end) {
+static void measure(const Job& job, int64_t begin, int64_t end, Norms* out) {
     const Measure measure = functions_of(job.rule, update::AllRules{}).measure;
     float w[kBlock], g[kBlock];
-    double weight_sq[kLanes] = {}, direction_sq[kLanes] = {};
-    for (int64_t at = begin; at < end; at += kBlock) {
-        const int64_t n = smaller(kBlock, end - at);
-        load(job.tensor, at, n, w, g);
-        measure(job, at, n, w, g, weight_sq, direction_sq);
+    for (; begin < end; begin += kChunk) {
+        const int64_t chunk_end = smaller(end, begin + kChunk);
+        double weight_lanes[kLanes] = {}, direction_lanes[kLanes] = {};
+        for (int64_t at = begin; at < chunk_end; at += kBlock) {
+            const int64_t n = smaller(kBlock, chunk_end - at);
+            load(job.tensor, at, n, w, g);
+            measure(job, at, n, w, g, weight_lanes, direction_lanes);
+        }
+        *out++ = {add_lanes(weight_lanes, chunk_end - begin), add_lanes(direction_lanes, chunk_end - begin)};
     }
-    Norms norms = {0.0, 0.0};
-    for (int lane = 0; lane < kLanes; ++lane) {
-        norms.weight_sq += weight_sq[lane];
-        norms.direction_sq += direction_sq[lane];
-    }
-    return norms;
 }
 
 template <class T>

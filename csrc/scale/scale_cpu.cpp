@@ -5,13 +5,15 @@
 #include <limits>
 #include <vector>
 
+#include "core/chunks.h"
 #include "core/cpu_variant.h"
 #include "core/shape.h"
 
 namespace halfops::scale::cpu {
 namespace {
 
-constexpr int64_t kPiece = 1 << 16;  // elements; a sum's pieces are added up in order, so this is part of its value
+constexpr int64_t kPiece = 1 << 16;  // elements that a thread takes at once
+static_assert(kPiece % kChunk == 0, "a chunk is one thread's");
 
 const CpuEngine& engine() {
 #if defined(__x86_64__)
@@ -22,7 +24,7 @@ const CpuEngine& engine() {
 }
 
 struct Piece {
-    int64_t tensor, begin, end;
+    int64_t tensor, begin, end, chunk;  // chunk: its first one, counted through the whole list
 };
 
 // Every tensor cut into pieces, and the pieces cut into tasks of about kPiece elements: one parallel region serves the
@@ -30,6 +32,7 @@ struct Piece {
 struct Plan {
     std::vector<Piece> pieces;
     std::vector<int64_t> tasks;  // first piece of each, and the end
+    int64_t chunks = 0;
 
     template <class AnySpan>
     Plan(const AnySpan* tensors, int64_t count) {
@@ -42,7 +45,8 @@ struct Plan {
                     in_task = 0;
                 }
                 in_task += end - begin;
-                pieces.push_back({t, begin, end});
+                pieces.push_back({t, begin, end, chunks});
+                chunks += ceil_div(end - begin, kChunk);
             }
         }
         tasks.push_back(static_cast<int64_t>(pieces.size()));
@@ -51,29 +55,28 @@ struct Plan {
     template <class F>
     void run(const Parallel& parallel, const F& each) const {
         parallel(static_cast<int64_t>(tasks.size()) - 1, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t p = tasks[begin]; p < tasks[end]; ++p) each(p, pieces[p]);
+            for (int64_t p = tasks[begin]; p < tasks[end]; ++p) each(pieces[p]);
         });
     }
 };
 
 double one_nan(double sum) { return std::isnan(sum) ? std::numeric_limits<double>::quiet_NaN() : sum; }
 
-void add_up(const Plan& plan, const std::vector<PieceStats>& of_piece, int64_t count, StatsOut out) {
-    double total = 0;
-    size_t p = 0;
+template <class AnySpan>
+void add_up(const AnySpan* tensors, int64_t count, const std::vector<ChunkStats>& of_chunk, StatsOut out) {
+    const ChunkStats* stats = of_chunk.data();
     for (int64_t t = 0; t < count; ++t) {
-        double sum = 0;
+        const int64_t chunks = ceil_div(tensors[t].numel, kChunk);
         int64_t zeros = 0;
-        for (; p < plan.pieces.size() && plan.pieces[p].tensor == t; ++p) {
-            sum += of_piece[p].sum_of_squares;
-            zeros += of_piece[p].zeros;
-        }
+        for (int64_t c = 0; c < chunks; ++c) zeros += stats[c].zeros;
         double* row = out.per_tensor + 3 * t;
-        row[0] = one_nan(sum);
-        row[1] = std::isfinite(sum) ? 0.0 : 1.0;
+        row[0] = add_chunks(chunks, [&](int64_t c) { return stats[c].sum_of_squares; });
+        row[1] = std::isfinite(row[0]) ? 0.0 : 1.0;
         row[2] = static_cast<double>(zeros);
-        total += sum;
+        stats += chunks;
     }
+    const double total = add_members(count, [&](int64_t t) { return out.per_tensor[3 * t]; });
+    for (int64_t t = 0; t < count; ++t) out.per_tensor[3 * t] = one_nan(out.per_tensor[3 * t]);
     *out.sum_of_squares = one_nan(total);
     *out.found_inf = std::isfinite(total) ? 0.0f : 1.0f;
 }
@@ -82,7 +85,7 @@ void add_up(const Plan& plan, const std::vector<PieceStats>& of_piece, int64_t c
 
 void nonfinite_check(const Span* tensors, int64_t count, const Parallel& parallel, float* found_inf) {
     std::atomic<bool> found = false;
-    Plan(tensors, count).run(parallel, [&](int64_t, const Piece& piece) {
+    Plan(tensors, count).run(parallel, [&](const Piece& piece) {
         if (found.load(std::memory_order_relaxed)) return;
         if (engine().any_nonfinite(tensors[piece.tensor], piece.begin, piece.end)) {
             found.store(true, std::memory_order_relaxed);
@@ -93,21 +96,21 @@ void nonfinite_check(const Span* tensors, int64_t count, const Parallel& paralle
 
 void grad_stats(const Span* tensors, int64_t count, bool count_zeros, const Parallel& parallel, StatsOut out) {
     const Plan plan(tensors, count);
-    std::vector<PieceStats> of_piece(plan.pieces.size());
-    plan.run(parallel, [&](int64_t p, const Piece& piece) {
-        of_piece[p] = engine().grad_stats(tensors[piece.tensor], piece.begin, piece.end, count_zeros);
+    std::vector<ChunkStats> of_chunk(static_cast<size_t>(plan.chunks));
+    plan.run(parallel, [&](const Piece& piece) {
+        engine().grad_stats(tensors[piece.tensor], piece.begin, piece.end, count_zeros, &of_chunk[piece.chunk]);
     });
-    add_up(plan, of_piece, count, out);
+    add_up(tensors, count, of_chunk, out);
 }
 
 void unscale(const MutableSpan* tensors, int64_t count, float inv_scale, bool count_zeros, const Parallel& parallel,
              StatsOut out) {
     const Plan plan(tensors, count);
-    std::vector<PieceStats> of_piece(plan.pieces.size());
-    plan.run(parallel, [&](int64_t p, const Piece& piece) {
-        of_piece[p] = engine().unscale(tensors[piece.tensor], piece.begin, piece.end, inv_scale, count_zeros);
+    std::vector<ChunkStats> of_chunk(static_cast<size_t>(plan.chunks));
+    plan.run(parallel, [&](const Piece& piece) {
+        engine().unscale(tensors[piece.tensor], piece.begin, piece.end, inv_scale, count_zeros, &of_chunk[piece.chunk]);
     });
-    add_up(plan, of_piece, count, out);
+    add_up(tensors, count, of_chunk, out);
 }
 
 void scale_update(LossScalePointers state, const float* found_inf, LossScalePolicy policy) {

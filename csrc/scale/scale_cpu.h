@@ -5,17 +5,19 @@
 
 namespace halfops::scale {
 
-// Of one piece of one tensor. An infinite or NaN element makes the sum infinite or NaN, and nothing else can: squares
-// of fp16 are summed where 512 of the largest stay finite, all others in double. So the sum is the flag.
-struct PieceStats {
+// Of one chunk (core/chunks.h) of one tensor. An infinite or NaN element makes the sum infinite or NaN, and nothing
+// else can: a lane's squares of fp16 stay finite in float, all others in double. So the sum is the flag.
+struct ChunkStats {
     double sum_of_squares;
     int64_t zeros;
 };
 
+// All on elements [begin, end) of a tensor; begin is a multiple of kChunk, and each chunk gets its own of `out`.
 struct CpuEngine {
     bool (*any_nonfinite)(const Span& span, int64_t begin, int64_t end);
-    PieceStats (*grad_stats)(const Span& span, int64_t begin, int64_t end, bool count_zeros);
-    PieceStats (*unscale)(const MutableSpan& span, int64_t begin, int64_t end, float inv_scale, bool count_zeros);
+    void (*grad_stats)(const Span& span, int64_t begin, int64_t end, bool count_zeros, ChunkStats* out);
+    void (*unscale)(const MutableSpan& span, int64_t begin, int64_t end, float inv_scale, bool count_zeros,
+                    ChunkStats* out);
 };
 
 extern const CpuEngine kPortable;

@@ -1,7 +1,7 @@
 // The scale engine, compiled once for each CPU variant.
 #pragma once
 
-#include "core/convert.inl.h"
+#include "core/squares.inl.h"
 #include "scale/scale_cpu.h"
 
 namespace halfops {
@@ -49,105 +49,95 @@ bool any_nonfinite(const scale::Span& span, int64_t begin, int64_t end) {
     }
 }
 
-// Sums of squares run in kLanes lanes over blocks of kBlock elements; the last block may be shorter, its last row of
-// lanes is filled up with zeros. Lanes and blocks are the same for every variant, whatever its registers hold, so its
-// bits are, too.
-constexpr int64_t kBlock = 512;
-constexpr int64_t kLanes = 32;
+// What a lane is summed in. The square of an fp16 number is exact in float, and the kChunk / kLanes of a lane cannot
+// overflow there. Other formats' can; their squares are exact in double.
+template <class T>
+struct Lane {
+    using Sum = double;
+};
+template <>
+struct Lane<f16> {
+    using Sum = float;
+};
+
+HALFOPS_INLINE uint32_t magnitude_of(f16 x) { return x.bits & 0x7fffu; }
+HALFOPS_INLINE uint32_t magnitude_of(bf16 x) { return x.bits & 0x7fffu; }
+HALFOPS_INLINE uint32_t magnitude_of(float x) { return bits_of(x) & 0x7fffffffu; }
 
 template <class T>
-HALFOPS_INLINE void add_squares(const float* block, int64_t n, double* lanes) {
-    for (int64_t i = 0; i < n; i += kLanes) {
-        for (int64_t l = 0; l < kLanes; ++l) {
-            const double x = block[i + l];
-            lanes[l] += x * x;
-        }
-    }
-}
-
-// The square of an fp16 number is exact in float, and 16 of them a lane cannot overflow. Other formats can.
-template <>
-HALFOPS_INLINE void add_squares<f16>(const float* block, int64_t n, double* lanes) {
-    float partial[kLanes] = {};
-    for (int64_t i = 0; i < n; i += kLanes) {
-        for (int64_t l = 0; l < kLanes; ++l) partial[l] += block[i + l] * block[i + l];
-    }
-    for (int64_t l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(partial[l]);
-}
-
-HALFOPS_INLINE int64_t zeros_in(const float* block, int64_t n) {
+HALFOPS_INLINE int64_t zeros_in(const T* block, int64_t n) {
     int32_t zeros = 0;
-    for (int64_t i = 0; i < n; ++i) zeros += (bits_of(block[i]) & 0x7fffffffu) == 0 ? 1 : 0;
+    for (int64_t i = 0; i < n; ++i) zeros += magnitude_of(block[i]) == 0 ? 1 : 0;
     return zeros;
 }
 
-HALFOPS_INLINE double sum_of(double* lanes) {
-    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-        for (int64_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    }
-    return lanes[0];
-}
-
-// The one loop over a piece: Load brings elements [i, i + n) as floats.
-template <class T, class Load>
-HALFOPS_INLINE scale::PieceStats stats_of(int64_t begin, int64_t end, bool count_zeros, Load load) {
-    alignas(64) float block[kBlock];
-    alignas(64) double lanes[kLanes] = {};
+// The one loop over a chunk; prepare(i, n) sees each block of it before it is read.
+template <class T, class Prepare>
+HALFOPS_INLINE scale::ChunkStats stats_of(const T* data, int64_t begin, int64_t end, bool count_zeros,
+                                          Prepare prepare) {
+    using Sum = typename Lane<T>::Sum;
+    alignas(64) Sum lanes[kLanes] = {};
     int64_t zeros = 0, i = begin;
-    for (; i + kBlock <= end; i += kBlock) {
-        load(i, block, kBlock);
-        add_squares<T>(block, kBlock, lanes);
-        if (count_zeros) zeros += zeros_in(block, kBlock);
+    for (; i + kSquares <= end; i += kSquares) {  // with a count that the compiler knows
+        prepare(i, kSquares);
+        add_squares(data + i, kSquares, lanes);
+        if (count_zeros) zeros += zeros_in(data + i, kSquares);
     }
     if (i < end) {
-        load(i, block, end - i);
-        const int64_t rows = ceil_div(end - i, kLanes) * kLanes;
-        for (int64_t k = end - i; k < rows; ++k) block[k] = 0.0f;
-        add_squares<T>(block, rows, lanes);
-        if (count_zeros) zeros += zeros_in(block, end - i);
+        prepare(i, end - i);
+        add_squares(data + i, end - i, lanes);
+        if (count_zeros) zeros += zeros_in(data + i, end - i);
     }
-    return {sum_of(lanes), zeros};
+    return {add_lanes(lanes, end - begin), zeros};
+}
+
+// Chunk by chunk of elements [begin, end).
+template <class T, class Prepare>
+HALFOPS_INLINE void each_chunk(const T* data, int64_t begin, int64_t end, bool count_zeros, scale::ChunkStats* out,
+                               Prepare prepare) {
+    for (; begin < end; begin += kChunk) {
+        *out++ = stats_of(data, begin, smaller(end, begin + kChunk), count_zeros, prepare);
+    }
 }
 
 template <class T>
-static scale::PieceStats grad_stats(const void* data, int64_t begin, int64_t end, bool count_zeros) {
-    const auto* source = static_cast<const T*>(data);
-    return stats_of<T>(begin, end, count_zeros, [=](int64_t i, float* block, int64_t n) __attribute__((always_inline)) {
-        widen(source + i, block, n);
-    });
+static void grad_stats(const void* data, int64_t begin, int64_t end, bool count_zeros, scale::ChunkStats* out) {
+    each_chunk(static_cast<const T*>(data), begin, end, count_zeros, out,
+               [](int64_t, int64_t) __attribute__((always_inline)) {});
 }
 
+// The statistics are those of what was stored: what a later reader of the gradients will find.
 template <class T>
-static scale::PieceStats unscale(void* data, int64_t begin, int64_t end, float inv_scale, bool count_zeros) {
+static void unscale(void* data, int64_t begin, int64_t end, float inv_scale, bool count_zeros, scale::ChunkStats* out) {
     auto* target = static_cast<T*>(data);
-    return stats_of<T>(begin, end, count_zeros, [=](int64_t i, float* block, int64_t n) __attribute__((always_inline)) {
+    each_chunk<T>(target, begin, end, count_zeros, out, [=](int64_t i, int64_t n) __attribute__((always_inline)) {
+        alignas(64) float block[kSquares];
         widen(target + i, block, n);
         for (int64_t k = 0; k < n; ++k) block[k] = block[k] * inv_scale;
         narrow(block, target + i, n);
-        widen(target + i, block, n);  // as stored: what a later reader of the gradients will find
     });
 }
 
-scale::PieceStats grad_stats(const scale::Span& span, int64_t begin, int64_t end, bool count_zeros) {
+void grad_stats(const scale::Span& span, int64_t begin, int64_t end, bool count_zeros, scale::ChunkStats* out) {
     switch (span.dtype) {
         case DType::f16:
-            return grad_stats<f16>(span.data, begin, end, count_zeros);
+            return grad_stats<f16>(span.data, begin, end, count_zeros, out);
         case DType::bf16:
-            return grad_stats<bf16>(span.data, begin, end, count_zeros);
+            return grad_stats<bf16>(span.data, begin, end, count_zeros, out);
         default:
-            return grad_stats<float>(span.data, begin, end, count_zeros);
+            return grad_stats<float>(span.data, begin, end, count_zeros, out);
     }
 }
 
-scale::PieceStats unscale(const scale::MutableSpan& span, int64_t begin, int64_t end, float inv_scale,
-                          bool count_zeros) {
+void unscale(const scale::MutableSpan& span, int64_t begin, int64_t end, float inv_scale, bool count_zeros,
+             scale::ChunkStats* out) {
     switch (span.dtype) {
         case DType::f16:
-            return unscale<f16>(span.data, begin, end, inv_scale, count_zeros);
+            return unscale<f16>(span.data, begin, end, inv_scale, count_zeros, out);
         case DType::bf16:
-            return unscale<bf16>(span.data, begin, end, inv_scale, count_zeros);
+            return unscale<bf16>(span.data, begin, end, inv_scale, count_zeros, out);
         default:
-            return unscale<float>(span.data, begin, end, inv_scale, count_zeros);
+            return unscale<float>(span.data, begin, end, inv_scale, count_zeros, out);
     }
 }
 

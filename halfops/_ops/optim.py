@@ -102,6 +102,14 @@ def optim_step_(
     )
 
 
+def write_(target: Tensor, values: Tensor) -> None:
+    """Copies a CPU tensor of 8-byte numbers into a tensor of the same shape and dtype on any device.
+
+    The numbers travel as arguments of a kernel: the host does not wait, and a CUDA graph keeps them.
+    """
+    ops.write_.default(target, values)
+
+
 def split_master(master: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A float32 tensor as (weight of a 16-bit dtype, int16 remainder); see ``join_master``."""
     weight, remainder = ops.split_master(master, dtype)
@@ -131,6 +139,11 @@ def cast(
 
 @torch.library.register_fake("halfops::optim_step_")
 def _(*args: object) -> None:
+    return None
+
+
+@torch.library.register_fake("halfops::write_")
+def _(target: Tensor, values: Tensor) -> None:
     return None
 
 

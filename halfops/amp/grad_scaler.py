@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -145,27 +145,37 @@ class GradScaler(torch.amp.GradScaler):
         With inv_scale it also multiplies them by it. The dictionary is empty when there are no gradients.
         """
         scale, _ = self._check_scale_growth_tracker("step")
+        # halfops' own optimizers keep a list of their gradients in C++, which spares handing over a new one each step.
+        read = getattr(optimizer, "_grad_stats", None) if inv_scale is None else None
+        lists = self._read(optimizer, inv_scale) if read is None else read(self.count_zeros)
+        found: dict[torch.device, Tensor] = {}
+        total = torch.zeros((), dtype=torch.float64, device=scale.device)
+        segments = []
+        for positions, dtypes, stats in lists:
+            device = stats.found_inf.device
+            found[device] = stats.found_inf if device not in found else found[device] + stats.found_inf
+            total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
+            segments.append(Segment(positions, dtypes, stats.per_tensor))
+        if segments:
+            self._checks[optimizer] = Check(segments, scale.clone() if inv_scale is None else None, self.count_zeros)
+        return found, total
+
+    def _read(
+        self, optimizer: Optimizer, inv_scale: Tensor | None
+    ) -> Iterator[tuple[list[int], list[torch.dtype], _ops.GradStats]]:
+        """Positions, dtypes and statistics of the gradients that one op call read, and multiplied by inv_scale."""
         parts: dict[tuple[torch.device, bool], tuple[list[int], list[Tensor]]] = defaultdict(lambda: ([], []))
         for position, gradient in gradients_of(optimizer):
             positions, gradients = parts[gradient.device, gradient.dtype == torch.float64]
             positions.append(position)
             gradients.append(gradient)
-
-        found: dict[torch.device, Tensor] = {}
-        total = torch.zeros((), dtype=torch.float64, device=scale.device)
-        segments = []
         for (device, double), (positions, gradients) in parts.items():
             factor = None if inv_scale is None else inv_scale.to(device, non_blocking=True)
             try:
                 stats = _stats(gradients, double, factor, self.count_zeros)
             except RuntimeError as error:
                 raise type(error)(with_names(str(error), optimizer, positions, [self._names])) from error
-            found[device] = stats.found_inf if device not in found else found[device] + stats.found_inf
-            total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
-            segments.append(Segment(positions, [each.dtype for each in gradients], stats.per_tensor))
-        if segments:
-            self._checks[optimizer] = Check(segments, scale.clone() if inv_scale is None else None, self.count_zeros)
-        return found, total
+            yield positions, [each.dtype for each in gradients], stats
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool

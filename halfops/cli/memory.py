@@ -12,6 +12,10 @@ HELP = "bytes per parameter for a model: weights, gradients, master weights, opt
 STATES = {"adamw": 2, "adam": 2, "lamb": 2, "lion": 1, "sgd": 1, "sgd-no-momentum": 0}
 
 
+# An fp32 moving average of the weights (`ema_decay=`; torch has swa_utils.AveragedModel for it)
+AVERAGE = 4
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Bytes of one parameter in each place that lasts from step to step; `state` is one fp32 number of the rule."""
@@ -23,8 +27,8 @@ class Recipe:
     state: int = 4
     note: str = ""
 
-    def total(self, states: int) -> int:
-        return self.weight + self.gradient + self.master + self.state * states
+    def total(self, states: int, averages: int = 0) -> int:
+        return self.weight + self.gradient + self.master + self.state * states + AVERAGE * averages
 
 
 RECIPES = {
@@ -48,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master", choices=("split", "fp32", "none"), help="only this halfops variant beside fp32 and AMP"
     )
+    parser.add_argument("--ema", action="store_true", help="count a moving average of the weights, too (ema_decay=)")
     parser.add_argument(
         "--device-gb", type=_number, metavar="GB", help="also: the largest model that fits in this much"
     )
@@ -84,7 +89,7 @@ def markdown(optimizer: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    states, recipes = STATES[arguments.optimizer], _chosen(arguments.master)
+    states, recipes, averages = STATES[arguments.optimizer], _chosen(arguments.master), int(arguments.ema)
     rows = [
         {
             "training": r.name,
@@ -92,9 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
             "gradient": r.gradient,
             "master": r.master,
             "state": r.state * states,
-            "bytes_per_parameter": r.total(states),
-            "gigabytes": r.total(states) * arguments.params / 1e9,
-            **({"largest_model": arguments.device_gb * 1e9 / r.total(states)} if arguments.device_gb else {}),
+            **({"ema": AVERAGE} if arguments.ema else {}),
+            "bytes_per_parameter": r.total(states, averages),
+            "gigabytes": r.total(states, averages) * arguments.params / 1e9,
+            **({"largest_model": arguments.device_gb * 1e9 / r.total(states, averages)} if arguments.device_gb else {}),
             "note": r.note,
         }
         for r in recipes
@@ -107,11 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{arguments.params:.3g} parameters, {arguments.optimizer}; activations and workspaces come on top\n")
     extra = f"  {'fits in ' + format(arguments.device_gb, 'g') + ' GB':>15}" if arguments.device_gb else ""
-    print(f"{'bytes per parameter':<51} weight  grad  master  state  total       GB{extra}")
+    ema = "    ema" if arguments.ema else ""
+    print(f"{'bytes per parameter':<51} weight  grad  master  state{ema}  total       GB{extra}")
     for row in rows:
-        places = (
-            f"{row['weight']:>6}{row['gradient']:>6}{row['master']:>8}{row['state']:>7}{row['bytes_per_parameter']:>7}"
-        )
+        ema = f"{AVERAGE:>7}" if arguments.ema else ""
+        places = f"{row['weight']:>6}{row['gradient']:>6}{row['master']:>8}{row['state']:>7}{ema}"
+        places += f"{row['bytes_per_parameter']:>7}"
         fits = f"  {row['largest_model'] / 1e9:>13.2f} B" if arguments.device_gb else ""
         print(f"{row['training']:<51} {places}{row['gigabytes']:>9.1f}{fits}")
     print()

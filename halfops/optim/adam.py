@@ -18,10 +18,10 @@ class Adam(HalfOptimizer):
 
     `foreach`, `capturable` and `fused` are accepted and have no effect, because the step always is all three.
     `amsgrad` and `differentiable` must be False. The keyword-only extras (`master`, `rounding`, `max_grad_norm`,
-    `state_dtype`, `seed`, `fused_unscale`) are described in `halfops.optim.HalfOptimizer`.
+    `ema_decay`, `state_dtype`, `seed`, `fused_unscale`) are described in `halfops.optim.HalfOptimizer`.
 
-    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (float32), and `master_remainder` (int16) or `master_param`
-    (float32).
+    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (float32), `master_remainder` (int16) or `master_param`
+    (float32), and with `ema_decay` `ema_param` (float32).
     """
 
     def __init__(

@@ -188,19 +188,18 @@ class HalfOptimizer(Optimizer):
 
     def _prepare(self, zero_grad: bool) -> list[Call]:
         """The step's calls with their gradients, checked; from the cache where nothing changed."""
-        rules = [self._rule(group) for group in self.param_groups]
-        averaged, work = self.ema_decay is not None, self._work
+        rules, work = [self._rule(group) for group in self.param_groups], self._work
+        origin = (self.param_groups, rules, self.state, self.ema_decay is not None, self.rounding)
         try:
-            current = work is not None and work.holds(self.param_groups, rules, self.state, averaged)
-            if work is None or not current or not work.refresh(zero_grad):
-                work = self._build(rules, averaged, zero_grad)
+            if work is None or not work.holds(*origin) or not work.refresh(zero_grad):
+                work = self._build(WorkList(*origin), zero_grad)
         except BaseException:
             self._release_gradients()
             raise
         return work.calls
 
-    def _build(self, rules: list[str], averaged: bool, zero_grad: bool) -> WorkList:
-        work = WorkList(self.param_groups, rules, self.state, averaged)
+    def _build(self, work: WorkList, zero_grad: bool) -> WorkList:
+        """Everything is checked before any state is made or changed."""
         grads = [param.grad for param in work.params]
         for i, (param, grad) in enumerate(zip(work.params, grads, strict=True)):
             if grad is not None:
@@ -214,11 +213,11 @@ class HalfOptimizer(Optimizer):
         if self._work is not None:
             self._forget_remainders(self._work)
         self._work = None
-        rule_of = [rule for group, rule in zip(self.param_groups, rules, strict=True) for _ in group["params"]]
+        rule_of = [rule for group, rule in zip(work.groups, work.rules, strict=True) for _ in group["params"]]
         for param, grad, rule in zip(work.params, grads, rule_of, strict=True):
             if grad is not None:
                 self._ensure_state(param, rule)
-        work.build(grads, self.rounding)
+        work.build(grads)
         for call in work.calls:
             call.take([grads[i] for i in call.members], zero_grad)  # type: ignore[misc]
         self._work = work

@@ -19,8 +19,8 @@ class LAMB(HalfOptimizer):
     `foreach`, `capturable` and `fused` are accepted and have no effect, because the step always is all three;
     `differentiable` must be False. The other keyword-only arguments are described in `halfops.optim.HalfOptimizer`.
 
-    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (float32), and `master_remainder` (int16) or `master_param`
-    (float32).
+    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (float32), `master_remainder` (int16) or `master_param`
+    (float32), and with `ema_decay` `ema_param` (float32).
     """
 
     def __init__(

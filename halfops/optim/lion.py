@@ -19,7 +19,8 @@ class Lion(HalfOptimizer):
     are accepted and have no effect, because the step always is all three; `differentiable` must be False. The other
     keyword-only arguments are described in `halfops.optim.HalfOptimizer`.
 
-    State of a parameter: `step`, `exp_avg` (float32), `master_remainder` (int16) or `master_param` (float32).
+    State of a parameter: `step`, `exp_avg` (float32), `master_remainder` (int16) or `master_param` (float32),
+    and with `ema_decay` `ema_param` (float32).
     """
 
     def __init__(

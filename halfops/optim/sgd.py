@@ -20,7 +20,8 @@ class SGD(HalfOptimizer):
     `foreach` and `fused` are accepted and have no effect, because the step always is both; `differentiable` must be
     False. The keyword-only extras are described in `halfops.optim.HalfOptimizer`.
 
-    State of a parameter: `step`, `momentum_buffer` (float32), `master_remainder` (int16) or `master_param` (float32).
+    State of a parameter: `step`, `momentum_buffer` (float32), `master_remainder` (int16) or `master_param` (float32),
+    and with `ema_decay` `ema_param` (float32).
     """
 
     def __init__(

@@ -142,7 +142,7 @@ def convert_state(
         state[key] = in_layout_of(param, value, dtype)
     average = saved.get("ema_param")
     # One that was cast went through torch.optim, as such a master did; the next step starts a new one.
-    if averaged and average is not None and average.dtype == torch.float32:
+    if averaged and isinstance(average, Tensor) and average.dtype == torch.float32:
         state["ema_param"] = in_layout_of(param, average, torch.float32)
     masters, weight = convert_master(label, param, saved, master)
     return {**state, **masters}, weight

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops.optim import hyper_names, state_names
+from halfops._ops.optim import hyper_names, state_names, write_
 from halfops._ops.optim_plan import Plan, Readiness, entries, items, same_entries, same_items
 from halfops.optim import checks
 from halfops.optim.storage import in_layout_of
@@ -58,8 +58,9 @@ class HyperTable:
 
     def write(self, numbers: list[float]) -> None:
         if numbers != self.numbers:
-            self.table.copy_(torch.tensor(numbers, dtype=torch.float64).view(self.table.shape), non_blocking=True)
-            self.numbers = numbers
+            write_(self.table, torch.tensor(numbers, dtype=torch.float64).view(self.table.shape))
+            # What a graph captures it writes at every replay: whoever comes next has to write its own again.
+            self.numbers = [] if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing() else numbers
         for cell, value in self.on_device:
             cell.copy_(value.reshape(()), non_blocking=True)
 
@@ -125,9 +126,10 @@ class WorkList:
     """Every call of one step, and what it was built from."""
 
     def __init__(
-        self, groups: list[Group], rules: list[str], state: dict[Tensor, dict[str, Any]], averaged: bool
+        self, groups: list[Group], rules: list[str], state: dict[Tensor, dict[str, Any]], averaged: bool, rounding: str
     ) -> None:
-        self.groups, self.rules, self.state, self.averaged = list(groups), rules, state, averaged
+        self.groups, self.rules, self.state = list(groups), rules, state
+        self.averaged, self.rounding = averaged, rounding
         self.sizes = [len(group["params"]) for group in groups]
         self.params: tuple[Tensor, ...] = items([group["params"] for group in groups])
         self.dtypes = list(map(_dtype, self.params))
@@ -135,7 +137,7 @@ class WorkList:
         self.entries: tuple[object, ...] = ()
         self.calls: list[Call] = []
 
-    def build(self, grads: list[Tensor | None], rounding: str) -> None:
+    def build(self, grads: list[Tensor | None]) -> None:
         """The plans, once the state of every parameter that has a gradient is there."""
         members: dict[tuple[torch.device, str], list[tuple[int, Tensor, Group]]] = {}
         groups = [(group, rule) for group, rule in zip(self.groups, self.rules, strict=True) for _ in group["params"]]
@@ -145,16 +147,17 @@ class WorkList:
             else:
                 members.setdefault((param.device, rule), []).append((i, param, group))
         self.calls = [
-            Call(rule, device, each, self.state, self.averaged, rounding) for (device, rule), each in members.items()
+            Call(rule, device, each, self.state, self.averaged, self.rounding)
+            for (device, rule), each in members.items()
         ]
         self.entries = entries(self.state)
 
-    def holds(self, groups: list[Group], rules: list[str], state: Any, averaged: bool) -> bool:
+    def holds(self, groups: list[Group], rules: list[str], state: Any, averaged: bool, rounding: str) -> bool:
         """Whether nothing changed that the plans depend on and Python can see."""
         lists = [group["params"] for group in groups]
         return (
             state is self.state
-            and averaged == self.averaged
+            and (averaged, rounding) == (self.averaged, self.rounding)
             and rules == self.rules
             and same_objects(groups, self.groups)
             and list(map(len, lists)) == self.sizes

@@ -26,6 +26,39 @@ def sum_of_squares(tensors: Sequence[Tensor]) -> float:
     return total
 
 
+def tree(values: Tensor) -> Tensor:
+    """((v0 + v1) + (v2 + v3)) + ... over the last dimension, which is filled up with zeros to 256."""
+    values = torch.nn.functional.pad(values, (0, 256 - values.shape[-1]))
+    while values.shape[-1] > 1:
+        values = values[..., 0::2] + values[..., 1::2]
+    return values[..., 0]
+
+
+def members(values: Tensor) -> Tensor:
+    """Any number of float64: 256 at a time in a tree, the trees' results in order."""
+    total = torch.zeros((), dtype=torch.float64)
+    for part in values.split(256):
+        total = total + tree(part)
+    return total
+
+
+def ordered_sum_of_squares(tensor: Tensor) -> Tensor:
+    """The same sum in the order that every engine keeps (csrc/core/chunks.h), so with the same bits; float64.
+
+    Element i of a chunk of 4096 goes to lane i % 256. A lane adds in order: float16 in float32, all else in float64.
+    Then trees: over the lanes, over the chunks of a group of 256, and over groups.
+    """
+    values = tensor.detach().as_strided((tensor.numel(),), (1,))
+    values = values.to(torch.float32 if tensor.dtype == torch.float16 else torch.float64)
+    values = torch.nn.functional.pad(values, (0, -values.numel() % 4096)).view(-1, 16, 256)
+    lanes = torch.zeros_like(values[:, 0])
+    for row in values.unbind(1):
+        lanes = lanes + row * row
+    chunks = tree(lanes.double())
+    groups = [tree(group) for group in chunks.split(256)]
+    return members(torch.stack(groups)) if chunks.numel() else members(chunks)
+
+
 def zeros(tensor: Tensor) -> int:
     return int((tensor == 0).sum())
 

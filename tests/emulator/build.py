@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,17 @@ def folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="halfops-emulator-"))
 
 
-def _compiler() -> str:
+def compiler() -> str:
     return os.environ.get("CXX", "g++")
+
+
+@functools.cache
+def available(flavour: str) -> bool:
+    """Fibers are a few lines of assembly for x86-64, and not every compiler comes with the sanitizers' libraries."""
+    if platform.machine() != "x86_64":
+        return False
+    command = [compiler(), *FLAVOURS[flavour].kernels, "-x", "c++", "-", "-o", os.devnull]
+    return subprocess.run(command, input="int main() {}", text=True, capture_output=True).returncode == 0
 
 
 def _hash(command: list[str], files: list[Path]) -> str:
@@ -91,7 +101,7 @@ def _runtime(flavour: Flavour) -> Path:
     """The emulator itself: all its sources as one, which compiles three times as fast as one after the other."""
     sources = [*sorted(HERE.glob("runtime/*.cpp")), HERE / "driver/entry.cpp", HERE / "driver" / flavour.driver]
     flags = [*COMMON, *WARNINGS, *flavour.runtime, _prefix(ROOT)]
-    command = [_compiler(), *flags, f"-I{HERE / 'include'}", f"-I{HERE}", "-c", "-x", "c++", "-"]
+    command = [compiler(), *flags, f"-I{HERE / 'include'}", f"-I{HERE}", "-c", "-x", "c++", "-"]
     target = folder() / f"runtime-{flavour.name}-{_hash(command, [*sources, *_emulator_headers()])}.o"
     return _make(target, command, "".join(f'#include "{source}"\n' for source in sources))
 
@@ -100,10 +110,13 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     """A library (plain) or a program of `sources`, which lie in `tree`, together with the emulator."""
     how = FLAVOURS[flavour]
     includes = [f"-I{HERE / 'include'}", f"-I{tree / 'csrc'}", f"-I{tree / 'tests/emulator'}", f"-I{HERE}"]
+    # nvcc includes it in every source too.
+    includes += ["-include", "cuda_runtime.h"]
     flags = [*COMMON, *WARNINGS, *how.kernels, _prefix(tree), _prefix(ROOT), *includes]
-    command = [_compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
+    command = [compiler(), *flags, "-x", "c++", *(str(tree / source) for source in sources)]
     headers = [p for p in sorted(tree.glob("csrc/**/*")) if p.suffix in (".h", ".cuh", ".cu")]
-    headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *sorted(tree.glob("tests/golden/kernels/*.cuh"))]
+    headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *sorted(tree.glob("tests/emulator/entries/*.h"))]
+    headers += sorted(tree.glob("tests/golden/kernels/*.cuh"))
     headers += _emulator_headers()
     runtime = _runtime(how)
     # Where the tree lies does not matter.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from emulator import build
 from emulator.memory import misaligned
 from emulator.program import Arrays, Mode, Program, Report
+from emulator.work import work
 
 
 def program(name: str, *sources: str) -> Program:
@@ -87,10 +90,10 @@ def exchange_case(entry: str, size: int, expected: Callable[[np.ndarray], np.nda
     return Case(program("exchange"), entry, arrays, lambda arrays: np.array_equal(arrays["out"], result))
 
 
-def nonfinite_case(dtype: type, code: int, size: int, offset: int) -> Case:
-    """A tensor of ones but for one NaN; its place is the last but one, which a tail loop reads."""
+def nonfinite_case(dtype: type, code: int, size: int, offset: int, place: int) -> Case:
+    """A tensor of ones but for one NaN."""
     values = np.ones(size, np.float16 if dtype is np.uint16 else np.float32).view(dtype)
-    values[-2] = 0x7C01 if dtype is np.uint16 else 0x7F800001
+    values[place] = 0x7C01 if dtype is np.uint16 else 0x7F800001
 
     def arrays() -> Arrays:
         return {
@@ -100,6 +103,30 @@ def nonfinite_case(dtype: type, code: int, size: int, offset: int) -> Case:
         }
 
     return Case(SCALE, "nonfinite", arrays, lambda arrays: arrays["found_inf"][0] == 1)
+
+
+def stats_case(count: int, size: int) -> Case:
+    """Many small tensors of whole numbers: their sums of squares are exact in any order."""
+    values = [np.arange(i, i + size, dtype=np.float32) % 5 for i in range(count)]
+    squares = np.array([np.sum(np.square(x)) for x in values])
+
+    def arrays() -> Arrays:
+        return {
+            "tensor": [misaligned(x, i % 4) for i, x in enumerate(values)],
+            "dtype": np.full(count, 2, np.int32),
+            "count_zeros": np.ones(1, np.int8),
+            "found_inf": np.full(1, np.nan, np.float32),
+            "sum_of_squares": np.full(1, np.nan),
+            "per_tensor": np.full((count, 3), np.nan),
+        }
+
+    def check(arrays: Arrays) -> bool:
+        zeros = [np.sum(x == 0) for x in values]
+        rows = np.stack([squares, np.zeros(count), zeros], axis=1)
+        same = np.array_equal(arrays["per_tensor"], rows) and arrays["sum_of_squares"][0] == squares.sum()
+        return same and arrays["found_inf"][0] == 0
+
+    return Case(SCALE, "grad_stats", arrays, check)
 
 
 def _row_sums(values: np.ndarray) -> np.ndarray:
@@ -118,11 +145,45 @@ OPTIM = program(
     "csrc/optim/rules.cpp",
     "csrc/collective/upload.cu",
 )
+# The same room with few instances, for sanitizers and planted bugs.
+FEW = program(
+    "adamw",
+    "csrc/optim/optim_cuda.cu",
+    "csrc/optim/rules.cpp",
+    "csrc/collective/upload.cu",
+)
+
+
+def step_case(rule: str, master: str, sizes: list[int], offsets: dict[str, int], rounding: str = "nearest") -> Case:
+    """A step with everything in it; what it should give is what the CPU's engine gives."""
+    scaled = {"grad_scale": torch.tensor(8.0), "sum_of_squares": torch.tensor(99.0, dtype=torch.float64)}
+    options = {"max_grad_norm": 0.5, "ema_decay": 0.75, "zero_grad": True, "seed": 3, **scaled}
+    given = work(rule, [(torch.float16, master)], sizes, ema=True)
+    wanted = copy.deepcopy(given)
+    wanted.step(rounding, **options)
+    return Case(
+        FEW,
+        "step",
+        lambda: given.arrays(offsets, rounding, **options),
+        lambda arrays: wanted.differences(arrays) == [],
+    )
+
+
+APART = {"weight": 1, "grad": 2, "master": 3, "state": 1, "ema": 2}
+HEAD = {"weight": 4, "grad": 4, "master": 4}
 CASES = {
+    "adamw": step_case("adamw", "split", [9, 520, 4101], {}),
+    "adamw, a head": step_case("adamw", "split", [600], HEAD),
+    "adamw, nothing aligned": step_case("adamw", "split", [9, 520], APART),
+    "adamw, stochastic": step_case("adamw", "none", [9, 520], {"grad": 1}, "stochastic"),
+    "lamb": step_case("lamb", "split", [9, 520], HEAD),
     "momentum": momentum_case(1003, 0),
     "momentum, misaligned": momentum_case(1003, 1),
     "neighbour": exchange_case("neighbour", 96, lambda x: x.reshape(-1, 2)[:, ::-1].ravel()),
     "backwards": exchange_case("backwards", 50, lambda x: x[::-1]),
     "row sums": exchange_case("row_sums", 200, _row_sums),
-    "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1),
+    "handover": exchange_case("handover", 96, lambda x: x),
+    "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1, place=-2),
+    "nonfinite, another lane": nonfinite_case(np.uint16, 0, 4099, 1, place=77),
+    "stats": stats_case(count=300, size=131),
 }

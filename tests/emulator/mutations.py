@@ -29,7 +29,8 @@ SEEDS = range(10)
 class Mutation:
     """`before` stands exactly once in the file; the words of `finds` are those of Case.outcome, in WAYS' order.
 
-    Not every way finds every bug, and `-` says so: the table must not look better than the emulator is.
+    Not every way finds every bug, and `-` says so: the table must not look better than the emulator is. `?` is for what
+    depends on what lies beside an array by chance.
     """
 
     name: str
@@ -75,6 +76,11 @@ BLOCK_SUM = "tests/emulator/kernels/block_sum.cuh"
 MOMENTUM = "tests/emulator/kernels/momentum.cuh"
 EXCHANGE = "tests/emulator/kernels/exchange.cuh"
 NONFINITE = "csrc/scale/nonfinite.cuh"
+STATS = "csrc/scale/stats.cuh"
+STEP = "csrc/optim/step.cuh"
+VECTOR = "csrc/collective/vector.cuh"
+WARP = "csrc/collective/warp.cuh"
+LANES = "csrc/collective/lanes.cuh"
 
 MUTATIONS = [
     Mutation(
@@ -167,28 +173,132 @@ MUTATIONS = [
         "error error error error error",
     ),
     Mutation(
-        "a tail that is never read",
+        "a writer that does not wait until its buffer is empty",
+        "handover",
+        EXCHANGE,
+        "            if (i > 0) emulator::named_barrier_sync(kEmpty, kBoth);\n",
+        "",
+        "error error error error error",
+    ),
+    Mutation(
+        "a reader that does not wait until the buffer is full",
+        "handover",
+        EXCHANGE,
+        "            emulator::named_barrier_sync(kFull, kBoth);\n",
+        "            emulator::named_barrier_arrive(kFull, kBoth);\n",
+        "error error error error race",
+    ),
+    Mutation(
+        "a chunk's end that is never read",
         "nonfinite",
         NONFINITE,
-        "int64_t i = tail + thread; i < numel;",
-        "int64_t i = tail + thread; i < tail;",
+        "eights.at(base) < eights.length;",
+        "eights.at(base) + kEight < eights.length;",
         "wrong wrong wrong wrong wrong",
     ),
     Mutation(
-        "vectors behind the end are loaded and ignored",
+        "elements behind the end are read",
         "nonfinite",
         NONFINITE,
-        "loaded[u] = i < vectors ? body[i] : Vector16{};",
-        "const Vector16 read = body[i];\n            loaded[u] = i < vectors ? read : Vector16{};",
-        "- - - heap-buffer-overflow -",
+        "if (eights.has(place)) found",
+        "if (place >= 0) found",
+        "- - - heap-buffer-overflow ?",
     ),
     Mutation(
         "no head before the first multiple of 16 bytes",
         "nonfinite",
         NONFINITE,
-        "const int64_t head = head_elements(elements, numel);",
-        "const int64_t head = 0;",
+        "eights(chunk, numel, head_elements(data));",
+        "eights(chunk, numel, 0);",
+        "- - - misaligned -",
+    ),
+    Mutation(
+        "only what the first lane finds counts",
+        "nonfinite, another lane",
+        NONFINITE,
+        "__any_sync(kFullWarp, found) && lane_index() == 0",
+        "found && lane_index() == 0",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "sums of tensors are added before they are there",
+        "stats",
+        STATS,
+        "__syncthreads();  // every tree of the batch is there before thread 0 adds them in order",
+        "",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "a sum over a warp leaves out its last step",
+        "stats",
+        STATS,
+        "for (int distance = 1; distance < kWarpSize; distance *= 2) value",
+        "for (int distance = 1; distance < kWarpSize / 2; distance *= 2) value",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: the end of a tensor is not looked at",
+        "adamw",
+        STEP,
+        "if (eights.has(at)) update_one",
+        "update_one",
+        "error error error heap-buffer-overflow error",
+    ),
+    Mutation(
+        "adamw: 16 bytes at a time whatever the alignment",
+        "adamw, nothing aligned",
+        STEP,
+        "if (aligned && eights.are_whole(eight, eight)) {\n                update_eight",
+        "if (eights.are_whole(eight, eight)) {\n                update_eight",
         "error error error misaligned error",
+    ),
+    Mutation(
+        "adamw: an element's neighbour in its word is lost",
+        "adamw",
+        VECTOR,
+        "(word & 0xffff0000u) | bits",
+        "bits",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: two warps take the same chunk",
+        "adamw",
+        STEP,
+        "for (int64_t c = warp_in_grid(); c < set.chunks.chunks;",
+        "for (int64_t c = warp_in_grid() / 2; c < set.chunks.chunks;",
+        "wrong wrong wrong wrong race",
+    ),
+    Mutation(
+        "adamw: a chunk's tensor is the one before it",
+        "adamw",
+        WARP,
+        "first[mine] <= at",
+        "first[mine] < at",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "adamw: every quad gets the first one's random words",
+        "adamw, stochastic",
+        STEP,
+        "quad + q, place.key",
+        "quad, place.key",
+        "wrong wrong wrong wrong wrong",
+    ),
+    Mutation(
+        "lamb: every lane stores the sums of the chunk",
+        "lamb",
+        STEP,
+        "if (lane_index() == 0) set.norms[c] = sums;",
+        "set.norms[c] = sums;",
+        "- - - - race",
+    ),
+    Mutation(
+        "lamb: slots stay with the thread that filled them",
+        "lamb",
+        LANES,
+        "moves < missing",
+        "moves < 0",
+        "wrong wrong wrong wrong wrong",
     ),
 ]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from emulator import build
 from emulator.memory import Guarded
@@ -33,6 +34,9 @@ class Mode:
     multiprocessors: int = 2
     blocks_per_multiprocessor: int = 2
 
+    def short(self) -> str:
+        return f"{self.order}-{self.seed}"
+
     def numbers(self) -> list[int]:
         order = ORDERS.index(self.order)
         return [order, self.seed, int(self.poison), self.multiprocessors, self.blocks_per_multiprocessor]
@@ -47,7 +51,7 @@ class Report:
     @property
     def error(self) -> str | None:
         """The emulator's own sentence."""
-        found = re.search(r"^emulator: (.*)", self.text, re.S)
+        found = re.search(r"^emulator: (.*)", self.text, re.M | re.S)
         return found[1].strip() if found else None
 
     @property
@@ -71,12 +75,15 @@ class Race:
 
     @classmethod
     def parse(cls, text: str) -> Race:
+        names = dict(re.findall(r"Thread (T\d+) '([^']*)'", text))
         lines, threads = [], []
-        for access in re.split(r"\n(?=  (?:Previous )?(?:atomic )?(?:[Rr]ead|[Ww]rite) of size)", text)[1:]:
-            thread = re.search(r"by (?:thread T\d+ '([^']*)'|main thread)", access)
-            place = re.search(r"#\d+ .*? (\S*?\.(?:cuh?|cpp|h):\d+)", access)
-            threads.append((thread[1] if thread else None) or "the host")
-            lines.append(place[1] if place else "an unknown place")
+        for access in re.split(r"\n(?=  (?:Previous )?(?:atomic )?(?:read|write) of size)", text, flags=re.I)[1:]:
+            thread = re.match(r".* by (?:thread (T\d+)|main thread)", access)
+            places = re.findall(r"#\d+ .* (\S+\.(?:cuh?|cpp|h):\d+)", access)
+            # An atomic operation is an access in one of the emulator's own headers; the kernel's line is above it.
+            kernel = [place for place in places if "/include/emulator/" not in place]
+            lines.append(kernel[0] if kernel else "an unknown place")
+            threads.append(names.get(thread[1] if thread else None, "the host"))
         return cls(tuple(lines), tuple(threads))
 
 
@@ -118,6 +125,8 @@ class Program:
 
     def run(self, entry: str, arrays: Arrays, mode: Mode = Mode(), flavour: str = "plain") -> Report:
         """Calls the entry, which may write to the arrays."""
+        if not build.available(flavour):
+            pytest.skip(f"{build.compiler()} cannot make the {flavour} build of the emulator here")
         path = build.build(self.name, self.sources, flavour, self.tree)
         if flavour == "plain":
             return self._call(path, entry, _flat(arrays), mode)

@@ -40,6 +40,7 @@ MISTAKES = {
     "named_barrier_twice": (r"the thread arrives twice at barrier 2", "named_barrier_arrive"),
     "no_such_barrier": (r"there is no barrier 16, only 0 to 15", "named_barrier_sync"),
     "stops_itself": (r"__trap", "__trap"),
+    "polls_for_nothing": (r"the threads of the block poll without end", "__nanosleep"),
 }
 
 
@@ -83,9 +84,18 @@ def test_a_deadlock_says_where_everybody_is():
 
 def test_a_write_behind_a_shared_array():
     message = error("write_behind_an_array").error
-    assert re.search(r"somebody wrote byte 0 behind the end of shared array \(.*Values; T = float", message)
+    assert re.search(
+        r"somebody wrote byte 0 behind the end of shared array \(Tag = .*Values; T = float; int kCount = 8\)", message
+    )
     assert message.endswith("in block (0, 0, 0)")
     assert error("write_behind_an_array", flavour="address").address == "use-after-poison"
+
+
+def test_a_fault_ends_the_launch_and_not_the_process():
+    message = error("stack_overflow").error
+    assert "the stack has overflowed" in message
+    assert message.endswith("in block (0, 0, 0) thread (0, 0, 0) [warp 0 lane 0]")
+    assert error("stack_overflow", flavour="address").address == "stack-overflow"
 
 
 def test_sanitized_builds_give_the_same_messages():

@@ -44,7 +44,7 @@ def test_shuffles(width, dtype):
         assert np.array_equal(out, [values[source] for source in sources(lane, width)])
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
 @pytest.mark.parametrize("threads", [1, 31, 32, 64, 70])
 def test_votes(threads, mode):
     values = np.random.default_rng(threads).integers(-3, 4, threads).astype(np.int32)
@@ -67,11 +67,12 @@ def test_votes(threads, mode):
         assert np.array_equal(out[:, begin : begin + 32], np.array(expected).astype(np.int64).astype(np.uint32))
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-def test_halves_of_a_warp_may_part(mode):
+@pytest.mark.parametrize("flavour", ["plain", "address", "thread"])
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
+def test_halves_of_a_warp_may_part(mode, flavour):
     values = np.random.default_rng(0).integers(-3, 4, 64).astype(np.int32)
     out = np.zeros(64, np.uint32)
-    run("half_votes", {"in": values, "out": out, "threads": count(64)}, mode)
+    run("half_votes", {"in": values, "out": out, "threads": count(64)}, mode, flavour)
     bits = 1 << np.arange(32, dtype=np.uint64)
     for begin in (0, 32):
         low, high = values[begin : begin + 16] > 0, values[begin + 16 : begin + 32] < 0
@@ -79,8 +80,10 @@ def test_halves_of_a_warp_may_part(mode):
         assert (out[begin + 16 : begin + 32] == bits[16:][high].sum()).all()
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("values", [[1] * 70, [1] * 69 + [0], [0] * 70, [0] * 69 + [5]], ids=str)
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
+@pytest.mark.parametrize(
+    "values", [[1] * 70, [1] * 69 + [0], [0] * 70, [0] * 69 + [5]], ids=["all", "all but one", "none", "one"]
+)
 def test_votes_of_a_block(values, mode):
     values = np.array(values, np.int32)
     out = np.full((3, 70), -1, np.int32)
@@ -112,12 +115,19 @@ def test_atomics(flavour):
         assert mode.order != "forward" or (found["owner"] == 1 and list(tickets) == list(range(120)))
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
 def test_the_last_block_sees_what_the_others_wrote(mode):
     values = np.arange(1, 8, dtype=np.float32)
     arrays = {"in": values, "partial": np.zeros(7, np.float32), "arrived": count(0), "out": np.zeros(1, np.float32)}
     run("last_block", arrays, mode)
     assert arrays["out"][0] == values.sum()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=Mode.short)
+def test_threads_that_poll_let_the_others_go_on(mode):
+    out = np.zeros(40, np.uint32)
+    run("turns", {"turn": count(0), "out": out, "threads": count(40)}, mode)
+    assert list(out) == list(range(39, -1, -1))
 
 
 def test_the_same_mode_gives_the_same_run_and_seeds_differ():

@@ -1,4 +1,5 @@
 // The formula headers of csrc, element by element on NumPy arrays. 16-bit numbers travel as their bits (uint16).
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -72,11 +73,13 @@ void bind_activation(py::module_& m, const std::string& name) {
           [](const Array<float>& z) { return map<float>([](float v) { return A::derivative(v); }, z); });
 }
 
-// One step of a rule on one fp32 tensor: the new weight and states. A plain loop, nothing blocked or vectorised.
+// One step of a rule on one fp32 tensor: the new weight and states. A plain loop, nothing blocked or vectorised; how
+// the squares of a tensor are summed, for rules that need norms, is the caller's business.
 template <class Rule>
 void bind_rule(py::module_& m) {
     m.def(Rule::kName, [](const std::vector<double>& row, int64_t step, double grad_factor, const Array<float>& grad,
-                          const Array<float>& weight, const std::vector<Array<float>>& states) {
+                          const Array<float>& weight, const std::vector<Array<float>>& states,
+                          const std::function<double(const Array<float>&)>& sum_of_squares) {
         constexpr int kArray = Rule::kStates > 0 ? Rule::kStates : 1;
         typename Rule::Hyper hyper;
         if (row.size() * sizeof(double) != sizeof(hyper)) throw std::invalid_argument("columns");
@@ -95,14 +98,11 @@ void bind_rule(py::module_& m) {
             }
         };
         if constexpr (update::kNeedsNorms<Rule>) {
-            double weight_sq = 0.0, direction_sq = 0.0;
+            Array<float> direction(n);
             each([&](py::ssize_t i, auto& state) {
-                const double w = weight.data()[i];
-                const double r = Rule::measure(scalars, grad.data()[i], weight.data()[i], state);
-                weight_sq += w * w;
-                direction_sq += r * r;
+                direction.mutable_data()[i] = Rule::measure(scalars, grad.data()[i], weight.data()[i], state);
             });
-            scalars = Rule::with_norms(scalars, weight_sq, direction_sq);
+            scalars = Rule::with_norms(scalars, sum_of_squares(weight), sum_of_squares(direction));
         }
         each([&](py::ssize_t i, auto& state) {
             updated.mutable_data()[i] = Rule::apply(scalars, grad.data()[i], weight.data()[i], state);

@@ -1,6 +1,8 @@
 #include "driver/entry.h"
 
 #include <map>
+#include <stdexcept>
+#include <string>
 
 namespace emulator {
 
@@ -15,9 +17,13 @@ std::map<std::string, Function>& entries() {
 
 Entry::Entry(const char* name, Function function) { entries()[name] = function; }
 
-void call_entry(const std::string& name, const Arguments& arguments) {
+void refuse_call(const char* reason, const char* name) {
+    throw std::runtime_error(name + (": " + std::string(reason)));
+}
+
+void call_entry(const char* name, const Arguments& arguments) {
     const auto found = entries().find(name);
-    if (found == entries().end()) throw std::invalid_argument("no entry is called " + name);
+    if (found == entries().end()) refuse_call("no such entry", name);
     found->second(arguments);
 }
 

@@ -1,10 +1,10 @@
 // A file of entries/ gives kernels a name and arrays: what Python calls, in whichever build.
+//
+// Every planted bug compiles an entry in three builds, so this header includes little.
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
-#include <string_view>
+#include <cstring>
 #include <vector>
 
 namespace emulator {
@@ -25,30 +25,33 @@ struct Array {
     }
 };
 
+// For what is wrong with a call, not with a kernel: throws a std::runtime_error.
+[[noreturn]] void refuse_call(const char* reason, const char* name);
+
 // Arrays by name. One name may stand for a list of them.
 class Arguments {
   public:
     Arguments(const Array* arrays, int64_t count) : arrays_(arrays, arrays + count) {}
 
-    std::vector<Array> list(std::string_view name) const {
+    std::vector<Array> list(const char* name) const {
         std::vector<Array> found;
         for (const Array& array : arrays_) {
-            if (array.name == name) found.push_back(array);
+            if (std::strcmp(array.name, name) == 0) found.push_back(array);
         }
         return found;
     }
 
-    Array operator[](std::string_view name) const {
+    Array operator[](const char* name) const {
         const std::vector<Array> found = list(name);
-        if (found.size() != 1) throw std::invalid_argument("not one array called " + std::string(name));
+        if (found.size() != 1) refuse_call("not one array of this name", name);
         return found.front();
     }
 
     // The one element of an array.
     template <class T>
-    T value(std::string_view name) const {
+    T value(const char* name) const {
         const Array array = (*this)[name];
-        if (array.bytes != sizeof(T)) throw std::invalid_argument(std::string(name) + " has another type");
+        if (array.bytes != sizeof(T)) refuse_call("not one element of the type wanted", name);
         return *array.as<T>();
     }
 
@@ -64,6 +67,6 @@ struct Entry {
 };
 
 // Throws what the entry throws.
-void call_entry(const std::string& name, const Arguments& arguments);
+void call_entry(const char* name, const Arguments& arguments);
 
 }  // namespace emulator

@@ -38,7 +38,7 @@ std::vector<optim::ParamTensor> tensors_of(const Arguments& arguments) {
 }
 
 template <class T>
-const T* optional(const Arguments& arguments, std::string_view name) {
+const T* optional(const Arguments& arguments, const char* name) {
     const auto found = arguments.list(name);
     return found.empty() ? nullptr : found.front().as<T>();
 }

@@ -1,5 +1,5 @@
 // Kernels that show one rule of CUDA each, and the mistakes.
-#include <cstring>
+#include <string_view>
 
 #include "collective/launch.cuh"
 #include "driver/entry.h"
@@ -52,6 +52,11 @@ const Entry last_block("last_block", [](const Arguments& arguments) {
                                                 arguments["arrived"].as<unsigned>(), arguments["out"].as<float>());
 });
 
+const Entry turns("turns", [](const Arguments& arguments) {
+    halfops::launch<kernels::turns_kernel>(Grid{1, threads_of(arguments)}, nullptr, arguments["turn"].as<unsigned>(),
+                                           arguments["out"].as<unsigned>());
+});
+
 const Entry mistake("mistake", [](const Arguments& arguments) {
     const Array name = arguments["name"];
     const kernels::Memory memory{arguments["floats"].as<float>(), arguments["words"].as<uint32_t>()};
@@ -60,7 +65,7 @@ const Entry mistake("mistake", [](const Arguments& arguments) {
         halfops::launch<kernels::mistake_kernel>(Grid{1, 64}, nullptr, candidate.device_function, memory);
         return;
     }
-    throw std::invalid_argument("no such mistake");
+    refuse_call("no such mistake", "mistake");
 });
 
 // What a device refuses comes back as a status.

@@ -35,4 +35,13 @@ __global__ void last_block_kernel(const float* in, float* partial, unsigned* arr
     *out = sum;
 }
 
+// Threads take turns, each polling for its own; `out` is the order in which they had it.
+__global__ void turns_kernel(unsigned* turn, unsigned* out) {
+    const unsigned wanted = blockDim.x - 1 - threadIdx.x;
+    while (atomicAdd(turn, 0u) != wanted) __nanosleep(100);
+    out[wanted] = threadIdx.x;
+    __threadfence();
+    atomicAdd(turn, 1u);
+}
+
 }  // namespace kernels

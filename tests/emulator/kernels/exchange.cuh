@@ -39,4 +39,22 @@ __global__ void row_sums_kernel(const float* in, int numel, float* out) {
     out[threadIdx.x] = sum;
 }
 
+// One warp writes pieces of `in`, another one copies them to `out`: the named barriers "full" and "empty" between them.
+__global__ void handover_kernel(const float* in, int pieces, float* out) {
+    constexpr unsigned kFull = 1, kEmpty = 2, kBoth = 64;
+    auto& piece = halfops::shared_array<struct Piece, float, 32>();
+    const unsigned lane = threadIdx.x % 32;
+    for (int i = 0; i < pieces; ++i) {
+        if (threadIdx.x < 32) {
+            if (i > 0) emulator::named_barrier_sync(kEmpty, kBoth);
+            piece[lane] = in[i * 32 + lane];
+            emulator::named_barrier_arrive(kFull, kBoth);
+        } else {
+            emulator::named_barrier_sync(kFull, kBoth);
+            out[i * 32 + lane] = piece[lane];
+            if (i + 1 < pieces) emulator::named_barrier_arrive(kEmpty, kBoth);
+        }
+    }
+}
+
 }  // namespace kernels

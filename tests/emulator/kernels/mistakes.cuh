@@ -99,6 +99,19 @@ __device__ inline void stops_itself(Memory) {
     if (threadIdx.x == 9) __trap();
 }
 
+__device__ inline void polls_for_nothing(Memory memory) {
+    while (atomicAdd(memory.words, 0u) == 0u) __nanosleep(100);
+}
+
+// About 300 KiB.
+__device__ inline float overflow_the_stack(Memory memory, int depth) {
+    volatile float frame[256];
+    frame[depth % 256] = memory.floats[0];
+    return depth == 0 ? frame[0] : overflow_the_stack(memory, depth - 1) + frame[depth % 256];
+}
+
+__device__ inline void stack_overflow(Memory memory) { memory.floats[0] = overflow_the_stack(memory, 300); }
+
 struct Mistake {
     const char* name;
     void (*device_function)(Memory memory);
@@ -125,6 +138,8 @@ inline constexpr Mistake kMistakes[] = {
     {"no_such_barrier", no_such_barrier},
     {"waits_for_nobody", waits_for_nobody},
     {"stops_itself", stops_itself},
+    {"polls_for_nothing", polls_for_nothing},
+    {"stack_overflow", stack_overflow},
 };
 
 __global__ void mistake_kernel(void (*device_function)(Memory memory), Memory memory) { device_function(memory); }

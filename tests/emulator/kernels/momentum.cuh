@@ -36,9 +36,8 @@ __device__ inline bool aligned(const void* a, const void* b, const void* c) {
 
 // sums[0] += the sum of squares of the new moments, sums[1] += that of the gradients.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    momentum_kernel(bf16* parameters, const bf16* gradients, float* moments, int64_t numel, Momentum rule,
-                    float* sums) {
+__global__ void __launch_bounds__(kThreads) momentum_kernel(bf16* parameters, const bf16* gradients, float* moments,
+                                                            int64_t numel, Momentum rule, float* sums) {
     const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const int64_t threads = static_cast<int64_t>(gridDim.x) * kThreads;
     const int64_t vectors = aligned(parameters, gradients, moments) ? numel / 8 : 0;

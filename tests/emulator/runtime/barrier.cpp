@@ -9,6 +9,9 @@ namespace emulator {
 
 namespace {
 
+// Of a block; some for each of its threads.
+constexpr unsigned kMostPauses = 1000 * 1000;
+
 struct Use {
     unsigned id;
     const char* operation;
@@ -42,6 +45,8 @@ void check_arrival(const BarrierPhase& phase, const Use& use, Location where) {
         if (together && !same_place(other.where, where)) {
             fail(std::string("divergent barrier: ") + text_of(*other.thread) + " is at " + text_of(other.where), where);
         }
+        // Those who came before have been compared with the first, and none of them goes on before the last is here.
+        if (phase.whole_block && use.whole_block) break;
     }
 }
 
@@ -127,8 +132,9 @@ void memory_fence() {
     release_as(current_thread(), fences);
 }
 
-void pause() {
+void pause(Location where) {
     const EnterRuntime entered;
+    if (++current_block().pauses > kMostPauses) fail("the threads of the block poll without end", where);
     current_thread().fiber.leave();
 }
 

@@ -48,6 +48,7 @@ struct Block {
     SharedArena shared;
     ReadySet ready;
     unsigned exited = 0;
+    unsigned pauses = 0;
     // Everything before the block is ordered before its threads, and those before everything after it.
     race::Sync begin;
     race::Sync end;

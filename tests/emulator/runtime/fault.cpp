@@ -37,7 +37,7 @@ CatchFaults::CatchFaults() {
     stack.ss_sp = memory.data();
     stack.ss_size = memory.size();
     sigaltstack(&stack, &stack_before_);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = handle;
     // Not blocked during the handler, which does not return.
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;

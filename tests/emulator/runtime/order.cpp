@@ -24,45 +24,43 @@ std::vector<unsigned> block_order(Order order, unsigned blocks, Random& random) 
 }
 
 ThreadOrder::ThreadOrder(Order order, unsigned warps, Random& random) : order_(order), random_(random) {
-    if (order_ == Order::reverse) last_ = kMostThreads - 1;
     if (order_ != Order::priority) return;
     for (unsigned warp = 0; warp < warps; ++warp) importance_.push_back(random_.below(kLevels));
-    high_lanes_first_ = random_.below(2) == 1;
 }
 
 unsigned ThreadOrder::next(const ReadySet& ready) {
     const unsigned count = ready.size();
     switch (order_) {
         case Order::forward: {
-            // The one that ran last if it still can, otherwise the next one up, around the end.
-            const unsigned rank = ready.rank_of(last_);
-            last_ = ready.at(rank < count ? rank : 0);
-            return last_;
+            const unsigned rank = ready.rank_of(next_);
+            const unsigned chosen = ready.at(rank < count ? rank : 0);
+            next_ = (chosen + 1) % kMostThreads;
+            return chosen;
         }
         case Order::reverse: {
-            const unsigned rank = ready.rank_of(last_);
-            last_ = ready.at(rank > 0 ? rank - 1 : count - 1);
-            return last_;
+            const unsigned rank = ready.rank_of(next_);
+            next_ = ready.at(rank > 0 ? rank - 1 : count - 1);
+            return next_;
         }
         case Order::random:
             return ready.at(random_.below(count));
-        case Order::priority:
+        case Order::priority: {
             if (random_.below(kStepsPerChange) == 0) {
                 importance_[random_.below(static_cast<unsigned>(importance_.size()))] = random_.below(kLevels);
             }
-            return most_important(ready);
+            // Any lane of it: of two that poll, one after the other has to have its turn.
+            const unsigned first = most_important_warp(ready) * 32;
+            const unsigned lanes = static_cast<unsigned>(std::popcount(ready.lanes(first / 32)));
+            return ready.at(ready.rank_of(first) + random_.below(lanes));
+        }
     }
     return ready.at(0);
 }
 
-unsigned ThreadOrder::most_important(const ReadySet& ready) const {
-    unsigned best = ready.at(0);
-    for (unsigned rank = 1; rank < ready.size(); ++rank) {
-        const unsigned candidate = ready.at(rank);
-        const unsigned level = importance_[candidate / 32];
-        const unsigned best_level = importance_[best / 32];
-        const bool later_lane = high_lanes_first_ && candidate / 32 == best / 32;
-        if (level > best_level || later_lane) best = candidate;
+unsigned ThreadOrder::most_important_warp(const ReadySet& ready) const {
+    unsigned best = ready.at(0) / 32;
+    for (unsigned warp = best + 1; warp < importance_.size(); ++warp) {
+        if (ready.lanes(warp) != 0 && importance_[warp] > importance_[best]) best = warp;
     }
     return best;
 }

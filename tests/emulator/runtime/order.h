@@ -28,14 +28,14 @@ class ThreadOrder {
     unsigned next(const ReadySet& ready);
 
   private:
-    unsigned most_important(const ReadySet& ready) const;
+    unsigned most_important_warp(const ReadySet& ready) const;
 
     Order order_;
     Random& random_;
-    unsigned last_ = 0;
-    // Order::priority: the warps' importance, and which end of a warp goes first.
+    // Order::forward and reverse: where to look for the next thread.
+    unsigned next_ = 0;
+    // Order::priority: one a warp.
     std::vector<unsigned> importance_;
-    bool high_lanes_first_ = false;
 };
 
 }  // namespace emulator

@@ -22,7 +22,6 @@ class ReadySet {
     }
 
     unsigned size() const { return size_; }
-    bool contains(unsigned index) const { return (words_[index / 64] >> index % 64 & 1) != 0; }
 
     // The member with `rank` smaller ones; rank < size().
     unsigned at(unsigned rank) const {
@@ -43,6 +42,9 @@ class ReadySet {
         const uint64_t below = (uint64_t{1} << index % 64) - 1;
         return rank + static_cast<unsigned>(std::popcount(words_[index / 64] & below));
     }
+
+    // Those of one warp, a bit each.
+    uint32_t lanes(unsigned warp) const { return static_cast<uint32_t>(words_[warp / 2] >> 32 * (warp % 2)); }
 
   private:
     std::array<uint64_t, kMostThreads / 64> words_{};

@@ -17,8 +17,8 @@ void named_barrier_arrive(unsigned id, unsigned threads, Location where = Locati
 
 void memory_fence();
 
-// A thread that polls gives the others a chance to run.
-void pause();
+// A thread that polls gives the others a chance to run; an error if that goes on without end.
+void pause(Location where);
 
 [[noreturn]] void trap(Location where);
 
@@ -44,6 +44,6 @@ inline void __threadfence() { emulator::memory_fence(); }
 inline void __threadfence_block() { emulator::memory_fence(); }
 inline void __threadfence_system() { emulator::memory_fence(); }
 
-inline void __nanosleep(unsigned) { emulator::pause(); }
+inline void __nanosleep(unsigned, emulator::Location where = emulator::Location::current()) { emulator::pause(where); }
 
 [[noreturn]] inline void __trap(emulator::Location where = emulator::Location::current()) { emulator::trap(where); }

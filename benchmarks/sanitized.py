@@ -1,0 +1,110 @@
+"""What compute-sanitizer watches: every scale op and every optimizer, at sizes and offsets that hurt a vector kernel.
+
+    compute-sanitizer --tool memcheck python -m benchmarks.sanitized
+
+Small, because a sanitized kernel is a hundred times slower. PYTORCH_NO_CUDA_MEMORY_CACHING=1 belongs to it: inside a
+block that torch pools, an access beyond a tensor is no error that a sanitizer sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import halfops
+from halfops._ops import scale
+
+SIZES = (1, 7, 33, 4099, 5000)
+OFFSETS = range(4)
+HALVES = (torch.float16, torch.bfloat16)
+MASTERS = ("split", "fp32", "none")
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "AdamW": halfops.optim.AdamW,
+    "Adam": halfops.optim.Adam,
+    "LAMB": halfops.optim.LAMB,
+    "Lion": halfops.optim.Lion,
+    "SGD": halfops.optim.SGD,
+    "SGD, momentum": lambda *args, **kwargs: halfops.optim.SGD(*args, momentum=0.9, **kwargs),
+}
+
+
+def odd(dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Every size at every offset from an aligned address, each in memory of its own."""
+    return [
+        torch.full((size + offset,), 0.25, dtype=dtype, device=device)[offset:]
+        for size, offset in product(SIZES, OFFSETS)
+    ]
+
+
+def checks(device: str) -> None:
+    for dtype in (*HALVES, torch.float32):
+        tensors = odd(dtype, device)
+        squares = sum(SIZES) * len(OFFSETS) * 0.25**2
+        assert scale.nonfinite_check(tensors).item() == 0
+        assert scale.grad_stats(tensors, count_zeros=True).sum_of_squares.item() == squares
+        assert scale.unscale_(tensors, torch.tensor(2.0, device=device)).found_inf.item() == 0
+        assert all(bool((tensor == 0.5).all()) for tensor in tensors)
+        tensors[-1][-1] = float("inf")
+        assert scale.nonfinite_check(tensors).item() == 1
+        assert scale.grad_stats(tensors).found_inf.item() == 1
+
+
+def optimizer(name: str, master: str, dtype: torch.dtype, device: str) -> None:
+    """Two clipped steps and one that is skipped, through the scaler."""
+    parameters = [torch.nn.Parameter(tensor) for tensor in odd(dtype, device)]
+    rounding = {"rounding": "stochastic"} if master == "none" else {}
+    made = OPTIMIZERS[name](parameters, lr=0.125, master=master, max_grad_norm=100.0, **rounding)
+    scaler = halfops.amp.GradScaler(device, init_scale=4.0)
+    scaler.scale(torch.ones((), device=device))
+    for value in (1.0, 2.0, float("inf")):
+        for parameter, grad in zip(parameters, odd(dtype, device), strict=True):
+            parameter.grad = grad.fill_(value)
+        before = [parameter.detach().clone() for parameter in parameters]
+        scaler.step(made)
+        scaler.update()
+        moved = [not torch.equal(old, parameter) for old, parameter in zip(before, parameters, strict=True)]
+        assert any(moved) == (value != float("inf")), f"{name}, {master}, {dtype}: gradients of {value}, moved {moved}"
+        assert all(bool(parameter.isfinite().all()) for parameter in parameters)
+
+
+def parts(device: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    kind = torch.device(device).type
+    if all(halfops.has_kernel(op, kind) for op in ("nonfinite_check", "grad_stats", "unscale_")):
+        yield "checks", lambda: checks(device)
+    else:
+        print(f"checks skipped: not all of them are on {kind} in this build")
+    if not halfops.has_kernel("optim_step_", kind):
+        print(f"optimizers skipped: no optimizer step on {kind} in this build")
+        return
+    for name, master, dtype in product(OPTIMIZERS, MASTERS, HALVES):
+        label = f"{name}, {master} master, {dtype}".replace("torch.", "")
+        yield label, lambda name=name, master=master, dtype=dtype: optimizer(name, master, dtype, device)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the script itself")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no part after so many seconds")
+    arguments = parser.parse_args(argv)
+    device, begin, count, left = arguments.device, time.perf_counter(), 0, 0
+    for label, part in parts(device):
+        if time.perf_counter() - begin > arguments.seconds:
+            left += 1
+            continue
+        print(label, flush=True)
+        part()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        count += 1
+    print(f"{count} parts ran" + (f", no time was left for {left}" if left else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
