@@ -59,7 +59,7 @@ class Row:
 
 
 HEAD = """\
-| kernel | bytes an element | instructions | registers | warps | loads / stores | KiB in flight | ps an element | issue |
+| kernel | bytes an element | instructions | registers | warps | loads / stores | KiB in flight | ps each | issue |
 |---|---|---|---|---|---|---|---|---|"""
 
 
