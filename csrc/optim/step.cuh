@@ -14,6 +14,14 @@
 namespace halfops::optim {
 
 inline constexpr unsigned kStepThreads = 128;
+// Blocks that a multiprocessor's registers must suffice for: more of them are more bytes in flight. From sm_100 on the
+// compiler wants a few registers more for the same code, and would spill with five.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+inline constexpr unsigned kStepBlocks = 4;
+#else
+inline constexpr unsigned kStepBlocks = 5;
+#endif
+inline constexpr unsigned kMeasureBlocks = 4;
 
 struct SetArguments {
     const ParamRow* rows;
@@ -216,7 +224,7 @@ __device__ __forceinline__ void for_each_chunk(const SetArguments& set, const Vi
 }
 
 template <class Rule, class S>
-__global__ void __launch_bounds__(kStepThreads, 5) step_kernel(SetArguments set) {
+__global__ void __launch_bounds__(kStepThreads, kStepBlocks) step_kernel(SetArguments set) {
     if (*set.open == 0) {
         if (!set.zero_grad) return;
         for_each_chunk<Rule, S>(
@@ -244,7 +252,7 @@ __global__ void __launch_bounds__(kStepThreads, 5) step_kernel(SetArguments set)
 // The pass before the update of a rule that needs norms: it moves the states, and adds the squares of weight and
 // direction in the order of core/chunks.h.
 template <class Rule, class S>
-__global__ void __launch_bounds__(kStepThreads) measure_kernel(SetArguments set) {
+__global__ void __launch_bounds__(kStepThreads, kMeasureBlocks) measure_kernel(SetArguments set) {
     if (*set.open == 0) return;
     for_each_chunk<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,
                                      bool aligned, int64_t c) {
