@@ -1,4 +1,6 @@
 // The optim ops on CUDA tensors, and the engine behind plans. Compiled only in CUDA builds (setup.py: *_cuda.cpp).
+#include <set>
+
 #include "binding/device.h"
 #include "binding/optim_plan.h"
 
@@ -45,17 +47,20 @@ struct TablesOnDevice {
     ChunkTable sizes;
     Tensor list;  // words of the gradients' SpanTable
     Tensor addresses;
+    std::vector<Tensor> of_graphs;  // what else a graph goes on reading and writing
 };
 
 // A graph reads its tables whenever it is replayed, and nobody says when it has been for the last time.
-void keep_for_graphs(std::shared_ptr<void> tables) {
+void keep_for_graphs(const std::shared_ptr<TablesOnDevice>& tables, const Plan& plan) {
+    if (tables->of_graphs.empty()) tables->of_graphs.push_back(plan.steps);
+    if (plan.hyper.has_value()) tables->of_graphs.push_back(*plan.hyper);
     static std::mutex mutex;
-    static auto* kept = new std::vector<std::shared_ptr<void>>;
+    static auto* kept = new std::set<std::shared_ptr<TablesOnDevice>>;
     const std::lock_guard<std::mutex> lock(mutex);
-    if (kept->empty() || kept->back() != tables) kept->push_back(std::move(tables));
+    kept->insert(tables);
 }
 
-// The list of gradients: it depends on the parameters alone. `hyper` is known from the first step on.
+// The tables as they are now; what they hold of the gradients does not depend on where those are.
 std::shared_ptr<TablesOnDevice> tables_of(Plan& plan, const OnDevice& device, bool capturing) {
     auto tables = std::static_pointer_cast<TablesOnDevice>(plan.device);
     if (tables != nullptr && !plan.tensors_changed) return tables;
@@ -95,7 +100,7 @@ struct Ready {
         const bool capturing = device.is_capturing();
         tables = tables_of(plan, device, capturing);
         addresses = addresses_of(plan, *tables, device, capturing);
-        if (capturing) keep_for_graphs(tables);
+        if (capturing) keep_for_graphs(tables, plan);
     }
 };
 

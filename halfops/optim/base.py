@@ -210,6 +210,8 @@ class HalfOptimizer(Optimizer):
                         "move the model, as in model.cpu(), and run `python -m halfops doctor` to see what there is"
                     )
                 checks.gradient(f"parameter {i}", param, grad)
+        if any(grad is not None and grad.is_cuda for grad in grads):
+            checks.not_capturing()
         if self._work is not None:
             self._forget_remainders(self._work)
         self._work = None

@@ -130,6 +130,21 @@ def apart(grads: list[torch.Tensor]) -> None:
         ends[grad.device] = max(ends.get(grad.device, 0), grad.data_ptr() + grad.nbytes)
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured: what is launched now runs when it is replayed."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def not_capturing() -> None:
+    """States and tables that are made in a capture would be made again by every replay, and by nothing else."""
+    if capturing():
+        raise RuntimeError(
+            "optimizer step in a CUDA graph: got parameters, gradients or groups that have changed since the last step "
+            "(or there was none), wanted what the last step had; take a step with these parameters, gradients and "
+            "groups before the capture"
+        )
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the tensor's elements fill one block of memory, each once, in whatever order of dimensions."""
     if tensor.is_contiguous():

@@ -60,7 +60,7 @@ class HyperTable:
         if numbers != self.numbers:
             write_(self.table, torch.tensor(numbers, dtype=torch.float64).view(self.table.shape))
             # What a graph captures it writes at every replay: whoever comes next has to write its own again.
-            self.numbers = [] if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing() else numbers
+            self.numbers = [] if checks.capturing() else numbers
         for cell, value in self.on_device:
             cell.copy_(value.reshape(()), non_blocking=True)
 

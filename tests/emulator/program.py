@@ -19,6 +19,7 @@ import pytest
 from emulator import build
 from emulator.memory import Guarded
 
+SECONDS = 120  # that a program may take; right ones take a few
 ORDERS = ("forward", "reverse", "random", "priority")
 
 Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray]]
@@ -156,7 +157,12 @@ class Program:
             command = [*before, str(path), entry, file.name, *map(str, mode.numbers())]
             # ThreadSanitizer would wait a second at the end for threads that there are none of.
             environ = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "atexit_sleep_ms=0"}
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environ)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, errors="replace", env=environ, timeout=SECONDS
+                )
+            except subprocess.TimeoutExpired:  # a wrong kernel may have overwritten what would have ended it
+                return Report(f"emulator: {entry} did not end within {SECONDS} s")
             if done.returncode == 0:
                 content, position = Path(file.name).read_bytes(), 0
                 for _, array in flat:
