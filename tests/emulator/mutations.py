@@ -81,7 +81,6 @@ EXCHANGE = "tests/emulator/kernels/exchange.cuh"
 NONFINITE = "csrc/scale/nonfinite.cuh"
 STATS = "csrc/scale/stats.cuh"
 STEP = "csrc/optim/step.cuh"
-VECTOR = "csrc/collective/vector.cuh"
 
 MUTATIONS = [
     Mutation(
@@ -252,14 +251,6 @@ MUTATIONS = [
         "if (aligned && eights.are_whole(eight, eight)) {\n                update_eight",
         "if (eights.are_whole(eight, eight)) {\n                update_eight",
         "error error error misaligned error",
-    ),
-    Mutation(
-        "adamw: an element's neighbour in its word is lost",
-        "adamw",
-        VECTOR,
-        "(word & 0xffff0000u) | bits",
-        "bits",
-        "wrong wrong wrong wrong wrong",
     ),
     Mutation(
         "adamw: two warps take the same chunk",
