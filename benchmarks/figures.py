@@ -85,7 +85,8 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def where(row: Row) -> str:
-    on = f"{row['cpu']}, {row['threads']} threads" if device(row) == "cpu" else device(row)
+    cpu = " ".join(filter(None, [row["cpu"], row.get("cpu_capability")]))
+    on = f"{cpu}, {row['threads']} threads" if device(row) == "cpu" else device(row)
     return f"{on}, torch {row['torch']}, commit {row['commit']}"
 
 
