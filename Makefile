@@ -16,8 +16,8 @@ BENCH ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
-# The requirements of an extra are written once, in pyproject.toml.
-extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
+# The requirements of an extra are written once, in pyproject.toml; one a line, because they may have conditions.
+extra = $(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'], sep='\n')"
 SOURCES = $$(git ls-files '*.h' '*.cuh' '*.cpp' '*.cu')
 
 .PHONY: demo test lint bench doctor build clean requirement
@@ -66,5 +66,5 @@ $(VENV)/ready-torch: $(VENV)/requirement
 	touch $@
 
 $(VENV)/ready-%: pyproject.toml $(VENV)/ready-torch
-	$(PIP) $(call extra,$*)
+	$(call extra,$*) | $(PIP) -r /dev/stdin
 	touch $@

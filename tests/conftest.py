@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 
-from halfops._ops import ops
+from halfops._ops import ops, optim_plan
 from halfops._ops.registry import has_kernel
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -56,3 +56,14 @@ def _kernel_on_device(request):
     device = request.getfixturevalue("device").type
     if not has_kernel(name, device):
         pytest.skip(f"{name} has no {device} kernel in this build")
+
+
+@pytest.fixture(params=["read", "given"])
+def access(request):
+    """Gradients read by C++, or given by Python."""
+    before = optim_plan.grad_access()
+    optim_plan.set_grad_access(request.param == "read")
+    if optim_plan.grad_access() != (request.param == "read"):
+        pytest.skip("this torch is none whose gradients are read")
+    yield request.param == "read"
+    optim_plan.set_grad_access(before)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
+import kept
 import pytest
 import torch
 
@@ -19,17 +18,7 @@ import halfops
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _load_setup() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("halfops_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-setup = _load_setup()
+setup = kept.setup()
 TOOLKIT = setup.Toolkit(Path("/opt/cuda"), "13.0")
 
 

@@ -22,17 +22,6 @@ NEEDS_KERNEL = "optim_step_"
 SHAPES = [(6, 6), (5,), (), (0, 4), (2, 3, 4, 5)]
 
 
-@pytest.fixture(params=["read", "given"])
-def access(request):
-    """Gradients read by C++, or given by Python."""
-    before = optim_plan.grad_access()
-    optim_plan.set_grad_access(request.param == "read")
-    if optim_plan.grad_access() != (request.param == "read"):
-        pytest.skip("this torch is none whose gradients are read")
-    yield request.param == "read"
-    optim_plan.set_grad_access(before)
-
-
 def parameters(device, dtype=torch.float16):
     generator = torch.Generator().manual_seed(3)
     return [torch.nn.Parameter(torch.randn(shape, generator=generator).to(device, dtype)) for shape in SHAPES]

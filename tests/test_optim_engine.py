@@ -13,6 +13,7 @@ import native
 import numpy as np
 import pytest
 import torch
+from cases.optim import HYPER
 from torch import Tensor
 
 from halfops._ops import ops
@@ -28,17 +29,6 @@ FORMATS = [
 ]
 BLOCK, RANGE = 512, 1 << 15  # of csrc/optim; sizes around them are where a loop could be wrong
 SIZES = [0, 1, 3, 15, 17, 511, 512, 513, 1037, RANGE - 1, RANGE, RANGE + 1, 2 * RANGE + 515]
-HYPER = {
-    "lr": 1e-2,
-    "beta1": 0.9,
-    "beta2": 0.98,
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "momentum": 0.9,
-    "dampening": 0.1,
-    "nesterov": 0.0,
-    "maximize": 0.0,
-}
 
 
 def bits(tensor: Tensor) -> Tensor:

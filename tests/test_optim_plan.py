@@ -18,17 +18,6 @@ from halfops._ops.optim_plan import Plan, Readiness
 FINE, GRADIENTS, MEMORY = Readiness.FINE, Readiness.GRADIENTS, Readiness.MEMORY
 
 
-@pytest.fixture(params=["read", "given"])
-def access(request):
-    """Gradients read by C++, or given by Python."""
-    before = optim_plan.grad_access()
-    optim_plan.set_grad_access(request.param == "read")
-    if optim_plan.grad_access() != (request.param == "read"):
-        pytest.skip("this torch is none whose gradients are read")
-    yield request.param == "read"
-    optim_plan.set_grad_access(before)
-
-
 @pytest.fixture
 def reading():
     """Only where gradients are read by C++."""

@@ -4,6 +4,7 @@
 // | warp_tree    | all 32 lanes     | every lane         |
 // | warp_members | all 32 lanes     | every lane         |
 // | find_member  | all 32 lanes     | every lane         |
+// | for_each_chunk | all 32 lanes   |                    |
 #pragma once
 
 #include <cuda_runtime.h>
@@ -59,6 +60,20 @@ __device__ __forceinline__ int64_t find_member(const int64_t* first, int64_t cou
         low = last;
     }
     return low;
+}
+
+// visit(member, chunk of the member, chunk of the list), by all 32 lanes, for every chunk that is this warp's: the
+// grid's warps take them in turn.
+template <class Visit>
+__device__ __forceinline__ void for_each_chunk(const ChunkTable& table, const Visit& visit) {
+    int64_t member = 0, next = 0;  // the member at hand, and the first chunk that is none of its
+    for (int64_t c = warp_in_grid(); c < table.chunks; c += warps_in_grid()) {
+        if (c >= next) {
+            member = find_member(table.first_chunk, table.count, c);
+            next = table.first_chunk[member + 1];
+        }
+        visit(member, c - table.first_chunk[member], c);
+    }
 }
 
 }  // namespace halfops

@@ -208,32 +208,26 @@ __device__ __forceinline__ void update_one(const Place<Rule, S>& place, const Pr
 
 // visit(place, prepared, eights, are_eights_aligned, chunk's number in the set) for every chunk of this warp.
 template <class Rule, class S, class Visit>
-__device__ __forceinline__ void for_each_chunk(const SetArguments& set, const Visit& visit) {
-    int64_t r = 0, next = 0;  // the row at hand, and the first chunk that is none of its
-    for (int64_t c = warp_in_grid(); c < set.chunks.chunks; c += warps_in_grid()) {
-        if (c >= next) {
-            r = find_member(set.chunks.first_chunk, set.chunks.count, c);
-            next = set.chunks.first_chunk[r + 1];
-        }
+__device__ __forceinline__ void for_each_place(const SetArguments& set, const Visit& visit) {
+    for_each_chunk(set.chunks, [&](int64_t r, int64_t chunk, int64_t c) {
         const ParamRow& row = set.rows[r];
-        const int64_t chunk = c - set.chunks.first_chunk[r];
         const Eights eights(chunk, row.numel, row.head == kNoHead ? 0 : static_cast<int>(row.head));
         visit(Place<Rule, S>(row, set.gradients[row.index], chunk), static_cast<const Prepared<Rule>*>(set.prepared)[r],
               eights, row.head != kNoHead, c);
-    }
+    });
 }
 
 template <class Rule, class S>
 __global__ void __launch_bounds__(kStepThreads, kStepBlocks) step_kernel(SetArguments set) {
     if (*set.open == 0) {
         if (!set.zero_grad) return;
-        for_each_chunk<Rule, S>(
+        for_each_place<Rule, S>(
             set, [](const Place<Rule, S>& place, const Prepared<Rule>&, const Eights& eights, bool, int64_t) {
                 for (int at = lane_index(); at < eights.length; at += kWarpSize) place.grad[at] = typename S::T{};
             });
         return;
     }
-    for_each_chunk<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,
+    for_each_place<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,
                                      bool aligned, int64_t) {
         for (int eight = lane_index(); eights.at(eight) < eights.length; eight += kWarpSize) {
             if (aligned && eights.are_whole(eight, eight)) {
@@ -254,7 +248,7 @@ __global__ void __launch_bounds__(kStepThreads, kStepBlocks) step_kernel(SetArgu
 template <class Rule, class S>
 __global__ void __launch_bounds__(kStepThreads, kMeasureBlocks) measure_kernel(SetArguments set) {
     if (*set.open == 0) return;
-    for_each_chunk<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,
+    for_each_place<Rule, S>(set, [&](const Place<Rule, S>& place, const Prepared<Rule>& prepared, const Eights& eights,
                                      bool aligned, int64_t c) {
         double weights[kPerThread] = {}, directions[kPerThread] = {};
         const auto add = [&](int slot, float w, float direction) {

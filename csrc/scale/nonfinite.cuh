@@ -61,13 +61,8 @@ __device__ bool chunk_nonfinite(int64_t address, int64_t numel, int64_t chunk) {
 
 __global__ void __launch_bounds__(kThreads, 4) nonfinite_kernel(SpanTable list, float* found_inf) {
     bool found = false;
-    int64_t t = 0, next = 0;  // the tensor at hand, and the first chunk that is none of its
-    for (int64_t c = warp_in_grid(); c < list.chunks.chunks; c += warps_in_grid()) {
-        if (c >= next) {
-            t = find_member(list.chunks.first_chunk, list.chunks.count, c);
-            next = list.chunks.first_chunk[t + 1];
-        }
-        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.addresses[t];
+    for_each_chunk(list.chunks, [&](int64_t t, int64_t chunk, int64_t) {
+        const int64_t numel = list.numel(t), address = list.addresses[t];
         switch (list.dtype(t)) {
             case DType::f16:
                 found |= chunk_nonfinite<f16>(address, numel, chunk);
@@ -78,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 4) nonfinite_kernel(SpanTable list, 
             default:
                 found |= chunk_nonfinite<float>(address, numel, chunk);
         }
-    }
+    });
     if (__any_sync(kFullWarp, found) && lane_index() == 0) *found_inf = 1.0f;
 }
 

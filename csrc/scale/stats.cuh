@@ -96,13 +96,8 @@ template <bool kUnscale>
 __global__ void __launch_bounds__(kThreads, 3)
     stats_kernel(SpanTable list, const float* inv_scale, bool count_zeros, Pair* of_chunk) {
     const float factor = kUnscale ? *inv_scale : 1.0f;
-    int64_t t = 0, next = 0;  // the tensor at hand, and the first chunk that is none of its
-    for (int64_t c = warp_in_grid(); c < list.chunks.chunks; c += warps_in_grid()) {
-        if (c >= next) {
-            t = find_member(list.chunks.first_chunk, list.chunks.count, c);
-            next = list.chunks.first_chunk[t + 1];
-        }
-        const int64_t chunk = c - list.chunks.first_chunk[t], numel = list.numel(t), address = list.addresses[t];
+    for_each_chunk(list.chunks, [&](int64_t t, int64_t chunk, int64_t c) {
+        const int64_t numel = list.numel(t), address = list.addresses[t];
         Pair stats;
         switch (list.dtype(t)) {
             case DType::f16:
@@ -115,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 3)
                 stats = chunk_stats<float, kUnscale>(address, numel, chunk, factor, count_zeros);
         }
         if (lane_index() == 0) of_chunk[c] = stats;
-    }
+    });
 }
 
 // One block: the total is a sum of sums, which only few threads can share.

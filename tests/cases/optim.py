@@ -67,6 +67,19 @@ CASES = [
     Case("lamb", optim.LAMB, "lamb", {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}),
 ]
 
+# Every column that a rule can have, for steps by the op itself.
+HYPER = {
+    "lr": 1e-2,
+    "beta1": 0.9,
+    "beta2": 0.98,
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "momentum": 0.9,
+    "dampening": 0.1,
+    "nesterov": 0.0,
+    "maximize": 0.0,
+}
+
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [*HALVES, torch.float32]
 MASTERS = ["split", "fp32", "none"]

@@ -5,35 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+
+import kept
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHS = ("80", "90a", "120")
 
 
-def _load_setup() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("halfops_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-setup = _load_setup()
+setup = kept.setup()
 UNITS = tuple(name for name in setup.sources(cuda=True) if name.endswith(".cu"))
 
 
@@ -51,18 +40,6 @@ def disassembler() -> Path | None:
     found = shutil.which("nvdisasm", path=os.pathsep.join([*beside, os.environ.get("PATH", "")]))
     places = [Path(found)] if found else sorted(wheels.glob("cu*/bin/nvdisasm"))
     return places[-1] if places else None
-
-
-@functools.cache
-def folder() -> Path:
-    kept = ROOT / "build" / "tests-cuda"
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        if os.access(kept, os.W_OK):
-            return kept
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="halfops-cuda-"))
 
 
 @dataclass(frozen=True)
@@ -117,9 +94,9 @@ def compiled(source: str, arch: str, strict: bool = True) -> Compiled:
     flags += ["-c" if arch == ARCHS[0] else "-cubin"]
     key = hashlib.sha256(" ".join(flags).encode() + (ROOT / source).read_bytes() + _headers()).hexdigest()[:16]
     stem = f"{Path(source).stem}-{arch}"
-    target = folder() / f"{stem}-{key}"
+    target = kept.folder("cuda") / f"{stem}-{key}"
     if not target.exists():
-        with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+        with tempfile.TemporaryDirectory(dir=kept.folder("cuda")) as scratch:
             command = [str(nvcc()), source, "-o", f"{scratch}/out", "--keep", "--keep-dir", scratch, *flags]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             made = Path(scratch) / "made"
@@ -130,7 +107,7 @@ def compiled(source: str, arch: str, strict: bool = True) -> Compiled:
                 (ptx,) = Path(scratch).glob("*.ptx")
                 shutil.move(cubins[0], made / "code.cubin")
                 shutil.move(ptx, made / "code.ptx")
-            for stale in folder().glob(f"{stem}-*"):
+            for stale in kept.folder("cuda").glob(f"{stem}-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may have been faster
                 made.replace(target)

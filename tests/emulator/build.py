@@ -8,9 +8,10 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import kept
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -44,18 +45,6 @@ FLAVOURS = {
         "",
     ),
 }
-
-
-@functools.cache
-def folder() -> Path:
-    kept = ROOT / "build" / "tests-emulator"
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        if os.access(kept, os.W_OK):
-            return kept
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="halfops-emulator-"))
 
 
 def compiler() -> str:
@@ -102,7 +91,7 @@ def _runtime(flavour: Flavour) -> Path:
     sources = [*sorted(HERE.glob("runtime/*.cpp")), HERE / "driver/entry.cpp", HERE / "driver" / flavour.driver]
     flags = [*COMMON, *WARNINGS, *flavour.runtime, _prefix(ROOT)]
     command = [compiler(), *flags, f"-I{HERE / 'include'}", f"-I{HERE}", "-c", "-x", "c++", "-"]
-    target = folder() / f"runtime-{flavour.name}-{_hash(command, [*sources, *_emulator_headers()])}.o"
+    target = kept.folder("emulator") / f"runtime-{flavour.name}-{_hash(command, [*sources, *_emulator_headers()])}.o"
     return _make(target, command, "".join(f'#include "{source}"\n' for source in sources))
 
 
@@ -122,5 +111,5 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     # Where the tree lies does not matter.
     named = [word.replace(str(tree), "").replace(str(ROOT), "") for word in command]
     key = _hash([*named, runtime.name], [*(tree / source for source in sources), *headers])
-    target = folder() / f"{name}-{flavour}-{key}{how.suffix}"
+    target = kept.folder("emulator") / f"{name}-{flavour}-{key}{how.suffix}"
     return _make(target, [*command, "-x", "none", str(runtime), *how.link])

@@ -81,6 +81,7 @@ EXCHANGE = "tests/emulator/kernels/exchange.cuh"
 NONFINITE = "csrc/scale/nonfinite.cuh"
 STATS = "csrc/scale/stats.cuh"
 STEP = "csrc/optim/step.cuh"
+WARP = "csrc/collective/warp.cuh"
 
 MUTATIONS = [
     Mutation(
@@ -255,9 +256,9 @@ MUTATIONS = [
     Mutation(
         "adamw: two warps take the same chunk",
         "adamw",
-        STEP,
-        "for (int64_t c = warp_in_grid(); c < set.chunks.chunks;",
-        "for (int64_t c = warp_in_grid() / 2; c < set.chunks.chunks;",
+        WARP,
+        "for (int64_t c = warp_in_grid(); c < table.chunks;",
+        "for (int64_t c = warp_in_grid() / 2; c < table.chunks;",
         "wrong wrong wrong wrong race",
     ),
     Mutation(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases.optim import HYPER
 from torch import Tensor
 
 from emulator.memory import misaligned
@@ -37,17 +38,6 @@ def same_bits(array: np.ndarray, tensor: Tensor) -> bool:
     return torch.equal(found, wanted)
 
 
-HYPER = {
-    "lr": 1e-2,
-    "beta1": 0.9,
-    "beta2": 0.98,
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "momentum": 0.9,
-    "dampening": 0.1,
-    "nesterov": 0.0,
-    "maximize": 0.0,
-}
 FORMATS = [
     *itertools.product((torch.float16, torch.bfloat16), ("split", "fp32", "none")),
     (torch.float32, "none"),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import kept
 import numpy as np
 import pytest
 from cuda_code import units
@@ -122,11 +123,11 @@ def test_the_recorder_compiles_and_links(tmp_path):
     headers = [p for folder in ("csrc", "tests/emulator/driver") for p in (record.ROOT / folder).rglob("*.*h")]
     for path in sorted([*headers, *store.HERE.rglob("*.cu*"), *(record.ROOT / h for h in record.HOST)]):
         text.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    library = units.folder() / f"golden-{text.hexdigest()[:16]}.so"
+    library = kept.folder("cuda") / f"golden-{text.hexdigest()[:16]}.so"
     if not library.exists():
         fresh = tmp_path / "golden.so"
         record.compile_for(units.nvcc(), "90a", fresh, "-Werror", "all-warnings")
-        for stale in units.folder().glob("golden-*.so"):
+        for stale in kept.folder("cuda").glob("golden-*.so"):
             stale.unlink(missing_ok=True)
         shutil.copy(fresh, library)
     symbols = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
+import kept
 import pybind11
 
 HERE = Path(__file__).resolve().parent
@@ -28,24 +28,13 @@ def _digest(command: list[str]) -> str:
     return text.hexdigest()[:16]
 
 
-def _folder() -> Path:
-    kept = HERE.parents[1] / "build" / "tests-native"
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        if os.access(kept, os.W_OK):
-            return kept
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="halfops-tests-"))
-
-
 @functools.cache
 def load() -> ModuleType:
     """The module `formulas`."""
     compiler = os.environ.get("CXX", "c++")
     includes = [pybind11.get_include(), sysconfig.get_path("include"), str(CSRC)]
     command = [compiler, *FLAGS, *(f"-I{folder}" for folder in includes), str(HERE / "formulas.cpp")]
-    target = _folder() / f"formulas-{_digest(command)}.so"
+    target = kept.folder("native") / f"formulas-{_digest(command)}.so"
     if not target.exists():
         # Under another name until it is complete: two test runs may build at once.
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
