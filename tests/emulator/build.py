@@ -86,7 +86,7 @@ def _emulator_headers() -> list[Path]:
 
 
 @functools.cache
-def _runtime(flavour: Flavour) -> Path:
+def runtime(flavour: Flavour) -> Path:
     """The emulator itself: all its sources as one, which compiles three times as fast as one after the other."""
     sources = [*sorted(HERE.glob("runtime/*.cpp")), HERE / "driver/entry.cpp", HERE / "driver" / flavour.driver]
     flags = [*COMMON, *WARNINGS, *flavour.runtime, _prefix(ROOT)]
@@ -107,9 +107,9 @@ def build(name: str, sources: tuple[str, ...], flavour: str, tree: Path = ROOT) 
     headers += [*sorted(tree.glob("tests/emulator/kernels/*")), *sorted(tree.glob("tests/emulator/entries/*.h"))]
     headers += sorted(tree.glob("tests/golden/kernels/*.cuh"))
     headers += _emulator_headers()
-    runtime = _runtime(how)
+    emulator = runtime(how)
     # Where the tree lies does not matter.
     named = [word.replace(str(tree), "").replace(str(ROOT), "") for word in command]
-    key = _hash([*named, runtime.name], [*(tree / source for source in sources), *headers])
+    key = _hash([*named, emulator.name], [*(tree / source for source in sources), *headers])
     target = kept.folder("emulator") / f"{name}-{flavour}-{key}{how.suffix}"
-    return _make(target, [*command, "-x", "none", str(runtime), *how.link])
+    return _make(target, [*command, "-x", "none", str(emulator), *how.link])
