@@ -7,7 +7,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "binding/tensor.h"
-#include "core/chunk_table.h"
+#include "core/cuda_status.h"
 
 namespace halfops::binding {
 

@@ -75,14 +75,7 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
     const OptimNumbers numbers = {grad_scale, found_inf, sum_of_squares, max_grad_norm, ema_decay, zero_grad};
     const auto tensors = step_tensors({params, masters, states, emas, steps, rows}, grads, hyper, numbers, info);
 
-    optim::Step step;
-    step.tensors = tensors.data();
-    step.count = static_cast<int64_t>(tensors.size());
-    step.rule = index;
-    step.rounding = mode;
-    step.seed = static_cast<uint64_t>(seed);
-    set_numbers(step, numbers);
-    optim::cpu::step(step, torch_parallel());
+    optim::cpu::step(make_step(tensors, index, mode, seed, numbers), torch_parallel());
 }
 
 void write_(Tensor target, Tensor values) {

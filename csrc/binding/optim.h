@@ -39,8 +39,9 @@ void check_hyper(const Tensor& hyper, const optim::RuleInfo& rule, const Tensor&
 // Points each tensor at its row of a checked hyper.
 void set_hyper(std::vector<optim::ParamTensor>& tensors, const Tensor& hyper, const Tensor& rows);
 void check_numbers(const OptimNumbers& numbers, const OptimLists& lists);
-// All but tensors, count, rule, rounding and seed.
-void set_numbers(optim::Step& step, const OptimNumbers& numbers);
+// A step of checked tensors.
+optim::Step make_step(const std::vector<optim::ParamTensor>& tensors, int rule, optim::Rounding rounding, int64_t seed,
+                      const OptimNumbers& numbers);
 
 // All of it for optim_step_, whatever the device.
 std::vector<optim::ParamTensor> step_tensors(const OptimLists& lists, const std::vector<Tensor>& grads,

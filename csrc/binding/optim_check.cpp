@@ -258,13 +258,21 @@ std::vector<optim::ParamTensor> step_tensors(const OptimLists& lists, const std:
     return tensors;
 }
 
-void set_numbers(optim::Step& step, const OptimNumbers& numbers) {
+optim::Step make_step(const std::vector<optim::ParamTensor>& tensors, int rule, optim::Rounding rounding, int64_t seed,
+                      const OptimNumbers& numbers) {
+    optim::Step step;
+    step.tensors = tensors.data();
+    step.count = static_cast<int64_t>(tensors.size());
+    step.rule = rule;
+    step.rounding = rounding;
+    step.seed = static_cast<uint64_t>(seed);
     step.grad_scale = scalar_pointer<float>(numbers.grad_scale);
     step.found_inf = scalar_pointer<float>(numbers.found_inf);
     step.sum_of_squares = scalar_pointer<double>(numbers.sum_of_squares);
     step.max_grad_norm = numbers.max_grad_norm.value_or(std::numeric_limits<double>::infinity());
     step.ema_weight = static_cast<float>(1.0 - numbers.ema_decay.value_or(1.0));
     step.zero_grad = numbers.zero_grad;
+    return step;
 }
 
 }  // namespace halfops::binding

@@ -7,13 +7,12 @@
 namespace halfops::binding {
 namespace {
 
-// The row of each tensor in hyper, from the pointers that a checked step has.
-std::vector<int64_t> hyper_rows(const std::vector<optim::ParamTensor>& tensors, const Tensor& hyper) {
-    const auto* begin = static_cast<const double*>(hyper.const_data_ptr());
-    std::vector<int64_t> rows;
-    rows.reserve(tensors.size());
-    for (const optim::ParamTensor& tensor : tensors) rows.push_back((tensor.hyper - begin) / hyper.size(1));
-    return rows;
+// The first column of rows: each tensor's row of hyper-parameters.
+std::vector<int64_t> hyper_rows(const Tensor& rows) {
+    const auto* pairs = static_cast<const int64_t*>(rows.const_data_ptr());
+    std::vector<int64_t> first(static_cast<size_t>(rows.size(0)));
+    for (size_t t = 0; t < first.size(); ++t) first[t] = pairs[2 * t];
+    return first;
 }
 
 std::vector<scale::Span> gradient_spans(const std::vector<optim::ParamTensor>& tensors) {
@@ -72,10 +71,8 @@ std::shared_ptr<TablesOnDevice> tables_of(Plan& plan, const OnDevice& device, bo
     tables = std::make_shared<TablesOnDevice>();
     const auto spans = gradient_spans(plan.tensors);
     tables->list = device.words(scale::span_words(spans.data(), count, &tables->sizes));
-    const auto* rows = static_cast<const int64_t*>(plan.rows.const_data_ptr());
-    std::vector<int64_t> hyper_rows(static_cast<size_t>(count));
-    for (int64_t t = 0; t < count; ++t) hyper_rows[t] = rows[2 * t];
-    tables->plan = optim::cuda::make_plan(plan.tensors.data(), hyper_rows.data(), count, plan.rule, plan.rounding);
+    const auto groups = hyper_rows(plan.rows);
+    tables->plan = optim::cuda::make_plan(plan.tensors.data(), groups.data(), count, plan.rule, plan.rounding);
     tables->words = device.words(tables->plan.words);
     plan.device = tables;
     plan.tensors_changed = false;
@@ -131,19 +128,14 @@ void optim_step_(std::string rule, std::vector<Tensor> params, std::vector<Tenso
                  std::optional<Tensor> sum_of_squares, std::optional<double> max_grad_norm,
                  std::optional<double> ema_decay, std::string rounding, int64_t seed, bool zero_grad) {
     const int index = optim::rule_index(rule);
-    optim::Step step;
-    step.rule = index;
-    step.rounding = rounding_of(rounding);
-    step.seed = static_cast<uint64_t>(seed);
+    const optim::Rounding mode = rounding_of(rounding);
     const OptimNumbers numbers = {grad_scale, found_inf, sum_of_squares, max_grad_norm, ema_decay, zero_grad};
     const OptimLists lists = {params, masters, states, emas, steps, rows};
     const auto tensors = step_tensors(lists, grads, hyper, numbers, optim::rules()[index]);
-    step.tensors = tensors.data();
-    step.count = static_cast<int64_t>(tensors.size());
-    set_numbers(step, numbers);
+    const optim::Step step = make_step(tensors, index, mode, seed, numbers);
 
     const OnDevice device("optim_step_", params[0].get_device_index(), &optim::cuda::supported);
-    const auto groups = hyper_rows(tensors, hyper);
+    const auto groups = hyper_rows(rows);
     const auto plan = optim::cuda::make_plan(tensors.data(), groups.data(), step.count, index, step.rounding);
     launch_step(plan, device.words(plan.words), gradient_addresses(tensors, device), hyper, steps, step, device);
 }

@@ -159,16 +159,9 @@ void optim_plan_step(int64_t id, Tensor hyper, std::optional<Tensor> grad_scale,
         set_hyper(plan->tensors, hyper, plan->rows);
         plan->hyper = hyper;  // held, so that no other tensor can come to lie at its address
         plan->groups = hyper.size(0);
-        plan->tensors_changed = true;
     }
 
-    optim::Step step;
-    step.tensors = plan->tensors.data();
-    step.count = static_cast<int64_t>(plan->tensors.size());
-    step.rule = plan->rule;
-    step.rounding = plan->rounding;
-    step.seed = static_cast<uint64_t>(seed);
-    set_numbers(step, numbers);
+    const optim::Step step = make_step(plan->tensors, plan->rule, plan->rounding, seed, numbers);
     if (plan->cuda) {
         cuda_backend().step(*plan, step);
     } else {

@@ -1,9 +1,9 @@
 // What an optimizer keeps in C++ from step to step: checked rows and handles for one device and one rule.
 //
-// Ten thousand tensors cost 6 ms to hand to an op and more to check; they rarely change. So optim_plan takes them once.
-// A step is then: optim_plan_refresh, which looks at every handle (did memory move, which gradients are there) and says
-// whether Python has to, optim_plan_stats where the norm is wanted, optim_plan_step. A plan is a number to Python; its
-// parameters, masters and moments live as long as it does.
+// Ten thousand tensors take longer to hand to an op, and to check, than their step; they rarely change. So optim_plan
+// takes them once. A step is then: optim_plan_refresh, which looks at every handle (did memory move, which gradients
+// are there) and says whether Python has to, optim_plan_stats where the norm is wanted, optim_plan_step. A plan is a
+// number to Python; its parameters, masters and moments live as long as it does.
 //
 // A gradient is the parameter's own, read by autograd_grad.h, or one that optim_plan_take was given (a copy in the
 // parameter's order of elements, or where reading does not work); the latter are kept until the step is over.
@@ -67,8 +67,9 @@ void take(Plan& plan, std::vector<Tensor> grads, bool zero_grad);
 void remember_memory(Plan& plan);
 
 // The engine of CUDA tensors. Both work on the current device and stream of plan.device_index, read plan.tensors, and
-// clear plan.tensors_changed and plan.grads_changed when they have taken the changes over (tensors_changed: any field
-// of any row; grads_changed: `grad` alone). step.tensors is plan.tensors.data(): host memory, device pointers in it.
+// clear plan.tensors_changed and plan.grads_changed when they have taken the changes over (grads_changed: `grad` of
+// a row; tensors_changed: anything else but `hyper`, which `rows` and the step's table stand for). step.tensors is
+// plan.tensors.data(): host memory, device pointers in it.
 struct PlanBackend {
     void (*stats)(Plan& plan, bool count_zeros, const scale::StatsOut& out);
     void (*step)(Plan& plan, const optim::Step& step);

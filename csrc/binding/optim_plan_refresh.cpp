@@ -1,5 +1,5 @@
 // The walk over a plan's handles before each step. Nothing throws where a user's tensor is merely unusual: what the
-// walk does not understand is Python's to look at. walk does not understand is Python's to look at.
+// walk does not understand is Python's to look at.
 #include <algorithm>
 #include <atomic>
 #include <numeric>

@@ -6,7 +6,8 @@
 #include <atomic>
 #include <cstdint>
 
-#include "core/chunk_table.h"
+#include "core/cuda_status.h"
+#include "core/shape.h"
 
 #if defined(HALFOPS_EMULATOR)
 #include "emulator/launch.h"
@@ -33,40 +34,55 @@ cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments
 #endif
 }
 
+// A number about the current device that is asked for once and is not 0.
+class DeviceFact {
+  public:
+    template <class Ask>
+    cudaError_t get(int* number, const Ask& ask) {
+        int device = 0;
+        cudaError_t status = cudaGetDevice(&device);
+        if (status != cudaSuccess) return status;
+        *number = device < kDevices ? known_[device].load(std::memory_order_relaxed) : 0;
+        if (*number != 0) return status;
+        status = ask(device, number);
+        if (status == cudaSuccess && device < kDevices) known_[device].store(*number, std::memory_order_relaxed);
+        return status;
+    }
+
+  private:
+    static constexpr int kDevices = 64;
+    std::atomic<int> known_[kDevices] = {};
+};
+
 // Blocks for a loop over `wanted` blocks' worth of work: as many as the current device holds at once, no more than
-// there is work for. What a device holds is asked once.
+// there is work for.
 template <auto kKernel>
 cudaError_t persistent_blocks(int64_t wanted, unsigned threads, unsigned* blocks) {
-    constexpr int kDevices = 64;
-    static std::atomic<int> resident[kDevices];  // 0: not asked yet
-    int device = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    int known = status == cudaSuccess && device < kDevices ? resident[device].load(std::memory_order_relaxed) : 0;
-    if (status == cudaSuccess && known == 0) {
+    static DeviceFact resident;
+    int held = 0;
+    const cudaError_t status = resident.get(&held, [=](int device, int* number) {
         int multiprocessors = 0, each = 0;
-        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-        if (status == cudaSuccess) {
-            status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kKernel, static_cast<int>(threads), 0);
+        cudaError_t asked = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+        if (asked == cudaSuccess) {
+            asked = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kKernel, static_cast<int>(threads), 0);
         }
-        known = multiprocessors * each;
-        if (status == cudaSuccess && device < kDevices) resident[device].store(known, std::memory_order_relaxed);
-    }
-    *blocks = static_cast<unsigned>(larger(1, smaller(wanted, known)));
+        *number = multiprocessors * each;
+        return asked;
+    });
+    *blocks = static_cast<unsigned>(larger(1, smaller(wanted, held)));
     return status;
 }
 
-// Whether this binary has the kernel for the current device; a yes is asked for once a device.
+// Whether this binary has the kernel for the current device.
 template <auto kKernel>
 cudaError_t has_kernel() {
-    constexpr int kDevices = 64;
-    static std::atomic<bool> known[kDevices];
-    int device = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status != cudaSuccess || (device < kDevices && known[device].load(std::memory_order_relaxed))) return status;
-    cudaFuncAttributes attributes;
-    status = cudaFuncGetAttributes(&attributes, kKernel);
-    if (status == cudaSuccess && device < kDevices) known[device].store(true, std::memory_order_relaxed);
-    return status;
+    static DeviceFact had;
+    int yes = 0;
+    return had.get(&yes, [](int, int* number) {
+        *number = 1;
+        cudaFuncAttributes attributes;
+        return cudaFuncGetAttributes(&attributes, kKernel);
+    });
 }
 
 inline CudaStatus status_of(cudaError_t code) {

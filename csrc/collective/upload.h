@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "core/chunk_table.h"
+#include "core/cuda_status.h"
 
 namespace halfops {
 

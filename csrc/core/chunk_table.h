@@ -39,10 +39,7 @@ inline ChunkTable chunk_table_at(const int64_t* words, ChunkTable sizes) {
     return {words, words + sizes.count + 1, sizes.count, sizes.chunks, sizes.groups};
 }
 
-// What a CUDA call came to: 0, or cudaError_t with its text.
-struct CudaStatus {
-    int code = 0;
-    const char* text = nullptr;
-};
+// How a table holds the place of an array.
+inline int64_t address_of(const void* array) { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(array)); }
 
 }  // namespace halfops

@@ -23,4 +23,17 @@ HALFOPS_HD Gate gate(double grad_scale, double found_inf, double sum_of_squares,
     return {found_inf == 0.0 && finite, factor};
 }
 
+// The same from where a step has them; null stands for 1, for 0, for 0.
+struct GateInputs {
+    const float *grad_scale, *found_inf;
+    const double* sum_of_squares;
+    double max_grad_norm;
+};
+
+HALFOPS_HD Gate gate(const GateInputs& inputs) {
+    return gate(inputs.grad_scale != nullptr ? *inputs.grad_scale : 1.0f,
+                inputs.found_inf != nullptr ? *inputs.found_inf : 0.0f,
+                inputs.sum_of_squares != nullptr ? *inputs.sum_of_squares : 0.0, inputs.max_grad_norm);
+}
+
 }  // namespace halfops::optim

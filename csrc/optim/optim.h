@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/chunk_table.h"
+#include "core/cuda_status.h"
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "math/update/all.h"

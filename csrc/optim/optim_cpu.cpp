@@ -109,9 +109,7 @@ void for_each_range(int64_t n, const Parallel& parallel, const F& f) {
 }  // namespace
 
 void step(const Step& step, const Parallel& parallel) {
-    const Gate now =
-        gate(step.grad_scale != nullptr ? *step.grad_scale : 1.0f, step.found_inf != nullptr ? *step.found_inf : 0.0f,
-             step.sum_of_squares != nullptr ? *step.sum_of_squares : 0.0, step.max_grad_norm);
+    const Gate now = gate(GateInputs{step.grad_scale, step.found_inf, step.sum_of_squares, step.max_grad_norm});
     const RangeList ranges(step);
     if (!now.open) {
         if (step.zero_grad) {

@@ -13,12 +13,10 @@ bool same_set(const ParamTensor& tensor, const Set& set) {
     return tensor.dtype == set.dtype && tensor.master_format == set.master_format;
 }
 
-int64_t address_of(const void* pointer) { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(pointer)); }
-
 // The elements before the first at which every array of the tensor is 16-byte aligned, or kNoHead. Stochastic rounding
 // draws four elements' bits at once, so its eights begin at multiples of four.
 int64_t head_of(const ParamTensor& tensor, int states, bool stochastic) {
-    const int64_t stored = tensor.dtype == DType::f32 ? 4 : 2;
+    const int64_t stored = bytes_of(tensor.dtype);
     const int64_t beside = tensor.master_format == MasterFormat::f32 ? 4 : 2;
     for (int64_t head = 0; head < 8; head += stochastic ? 4 : 1) {
         const auto fits = [=](const void* pointer, int64_t size) {

@@ -11,19 +11,6 @@ namespace halfops::optim {
 
 inline constexpr unsigned kPrepareThreads = 128;
 
-// Device pointers that may be null, as in Step.
-struct GateInputs {
-    const float *grad_scale, *found_inf;
-    const double* sum_of_squares;
-    double max_grad_norm;
-};
-
-__device__ __forceinline__ Gate read_gate(const GateInputs& inputs) {
-    return gate(inputs.grad_scale != nullptr ? *inputs.grad_scale : 1.0f,
-                inputs.found_inf != nullptr ? *inputs.found_inf : 0.0f,
-                inputs.sum_of_squares != nullptr ? *inputs.sum_of_squares : 0.0, inputs.max_grad_norm);
-}
-
 // One thread a row. *open is what the kernels after this one go by.
 template <class Rule>
 __global__ void __launch_bounds__(kPrepareThreads)
@@ -31,7 +18,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
                    Prepared<Rule>* prepared, int32_t* open) {
     static_assert(sizeof(typename Rule::Hyper) == update::kHypers<Rule> * sizeof(double), "one double per name");
     const int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const Gate now = read_gate(inputs);
+    const Gate now = gate(inputs);
     if (r == 0) *open = now.open ? 1 : 0;
     if (!now.open || r >= count) return;
     const ParamRow& row = rows[r];

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/cuda_status.h"
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "math/loss_scale.h"

@@ -1,13 +1,12 @@
 #include "scale/scale_cpu.h"
 
 #include <atomic>
-#include <cmath>
-#include <limits>
 #include <vector>
 
 #include "core/chunks.h"
 #include "core/cpu_variant.h"
 #include "core/shape.h"
+#include "scale/finite.h"
 
 namespace halfops::scale::cpu {
 namespace {
@@ -60,8 +59,6 @@ struct Plan {
     }
 };
 
-double one_nan(double sum) { return std::isnan(sum) ? std::numeric_limits<double>::quiet_NaN() : sum; }
-
 template <class AnySpan>
 void add_up(const AnySpan* tensors, int64_t count, const std::vector<ChunkStats>& of_chunk, StatsOut out) {
     const ChunkStats* stats = of_chunk.data();
@@ -71,14 +68,14 @@ void add_up(const AnySpan* tensors, int64_t count, const std::vector<ChunkStats>
         for (int64_t c = 0; c < chunks; ++c) zeros += stats[c].zeros;
         double* row = out.per_tensor + 3 * t;
         row[0] = add_chunks(chunks, [&](int64_t c) { return stats[c].sum_of_squares; });
-        row[1] = std::isfinite(row[0]) ? 0.0 : 1.0;
+        row[1] = is_finite(row[0]) ? 0.0 : 1.0;
         row[2] = static_cast<double>(zeros);
         stats += chunks;
     }
     const double total = add_members(count, [&](int64_t t) { return out.per_tensor[3 * t]; });
     for (int64_t t = 0; t < count; ++t) out.per_tensor[3 * t] = one_nan(out.per_tensor[3 * t]);
     *out.sum_of_squares = one_nan(total);
-    *out.found_inf = std::isfinite(total) ? 0.0f : 1.0f;
+    *out.found_inf = is_finite(total) ? 0.0f : 1.0f;
 }
 
 }  // namespace

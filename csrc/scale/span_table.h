@@ -28,9 +28,7 @@ struct SpanTable {
 
 inline std::vector<int64_t> span_addresses(const Span* spans, int64_t count) {
     std::vector<int64_t> addresses(static_cast<size_t>(count));
-    for (int64_t t = 0; t < count; ++t) {
-        addresses[t] = static_cast<int64_t>(reinterpret_cast<uintptr_t>(spans[t].data));
-    }
+    for (int64_t t = 0; t < count; ++t) addresses[t] = address_of(spans[t].data);
     return addresses;
 }
 

@@ -1,7 +1,7 @@
 """An optimizer's work list in C++: what `optim_step_` takes but for gradients, kept from step to step.
 
 Handing ten thousand tensors to an op takes longer than their step. A plan takes them once and then looks at them by
-itself (`csrc/binding/optim_plan.h`); a step costs a fraction of a millisecond on the host.
+itself (`csrc/binding/optim_plan.h`).
 """
 
 from __future__ import annotations

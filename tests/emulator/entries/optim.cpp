@@ -60,9 +60,7 @@ const Entry step("step", [](const Arguments& arguments) {
     step.zero_grad = arguments.value<int8_t>("zero_grad") != 0;
 
     std::vector<int64_t> addresses;
-    for (const auto& tensor : tensors) {
-        addresses.push_back(static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensor.grad)));
-    }
+    for (const auto& tensor : tensors) addresses.push_back(address_of(tensor.grad));
     const auto plan =
         optim::cuda::make_plan(tensors.data(), arguments["hyper_row"].as<int64_t>(), count, step.rule, step.rounding);
     const DeviceMemory words(plan.words), gradients(addresses), workspace(plan.workspace_bytes);
