@@ -73,6 +73,17 @@ cudaError_t persistent_blocks(int64_t wanted, unsigned threads, unsigned* blocks
     return status;
 }
 
+// Lets a kernel ask for more shared memory than the 48 KiB that every kernel may.
+template <auto kKernel>
+cudaError_t allow_shared(unsigned bytes) {
+    static DeviceFact allowed;
+    int most = 0;
+    return allowed.get(&most, [=](int, int* number) {
+        *number = static_cast<int>(larger(1, bytes));
+        return cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    });
+}
+
 // Whether this binary has the kernel for the current device.
 template <auto kKernel>
 cudaError_t has_kernel() {
