@@ -26,8 +26,7 @@ template <auto kKernel, class... Arguments>
 cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments) {
 #if defined(HALFOPS_EMULATOR)
     static_cast<void>(stream);
-    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
-                            [&] { kKernel(arguments...); });
+    return emulator::launch<kKernel>(grid.blocks, grid.threads, grid.shared_bytes, [&] { kKernel(arguments...); });
 #else
     kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
     return cudaGetLastError();
