@@ -31,7 +31,7 @@ struct EpilogueArguments {
 // eight of them side by side take registers that the accumulators of the rows to come are in.
 template <class F, class... Eights>
 __device__ __forceinline__ void by_fours(const F& f, Eights&... eights) {
-    const auto exchange = [](float(&v)[kEight]) {
+    const auto exchange = [](float (&v)[kEight]) {
 #pragma unroll
         for (int j = 0; j < kEight / 2; ++j) {
             const float first = v[j];
@@ -73,14 +73,13 @@ __device__ __forceinline__ void activate_eight(Activation activation, float (&z)
 }
 
 __device__ __forceinline__ void gate_eight(Activation activation, float (&z)[kEight], float (&up)[kEight]) {
-    with_activation(activation, [&](auto a) {
-        by_fours([&](int j) { z[j] = Gated<decltype(a)>::value(z[j], up[j]); }, z, up);
-    });
+    with_activation(activation,
+                    [&](auto a) { by_fours([&](int j) { z[j] = Gated<decltype(a)>::value(z[j], up[j]); }, z, up); });
 }
 
 // The patches of a warp in shared memory, sixteen rows of kColumns floats, in the order of their columns but for one
-// thing: the two fours of an eight are exchanged where neighbouring lanes would meet in a bank (a row of eight eights is
-// twice as wide as all banks; of four, two rows together are). The padding keeps rows of mma's fragments apart.
+// thing: the two fours of an eight are exchanged where neighbouring lanes would meet in a bank (a row of eight eights
+// is twice as wide as all banks; of four, two rows together are). The padding keeps rows of mma's fragments apart.
 template <int kColumns>
 struct Patch {
     static constexpr int kPitch = kColumns + kPatchPad, kFloats = kPatchRows * kPitch;

@@ -13,8 +13,7 @@ cudaError_t launch_layout(const GemmArguments& arguments, cudaStream_t stream) {
         const auto blocks = static_cast<unsigned>(arguments.schedule.blocks);
         const Grid grid{blocks, static_cast<unsigned>(threads_of(p)), static_cast<unsigned>(shared_bytes(p))};
         const cudaError_t status = allow_shared<gemm_kernel<T, kRow, kMajorA, kMajorB>>(grid.shared_bytes);
-        return status != cudaSuccess ? status
-                                     : launch<gemm_kernel<T, kRow, kMajorA, kMajorB>>(grid, stream, arguments);
+        return status != cudaSuccess ? status : launch<gemm_kernel<T, kRow, kMajorA, kMajorB>>(grid, stream, arguments);
     } else {
         return cudaErrorInvalidValue;
     }

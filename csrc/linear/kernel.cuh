@@ -62,8 +62,8 @@ __device__ __forceinline__ SumSlots sum_slots(const Schedule& schedule, int64_t 
 }
 
 template <class Config>
-__device__ __forceinline__ void finish_piece(const GemmArguments& arguments, const Work& work,
-                                             char* shared, const Accumulators<Config>& sums) {
+__device__ __forceinline__ void finish_piece(const GemmArguments& arguments, const Work& work, char* shared,
+                                             const Accumulators<Config>& sums) {
     constexpr Policy p = Config::kPolicy;
     constexpr int kColumns = warp_n(p);
     const EpilogueArguments& e = arguments.epilogue;
@@ -93,9 +93,8 @@ __device__ __forceinline__ void finish_piece(const GemmArguments& arguments, con
             patches.finish(above + place.m * p.m + row, above + end);
             if (e.fine || i == Config::kRows - 1) {
                 const int count = e.fine ? Config::kRows : 1;
-                const SumSlots slots =
-                    sum_slots(arguments.schedule, piece.tile, place, p.warps_m, p.warps_n, warp / p.warps_n,
-                              warp % p.warps_n, count, e.fine ? i : 0);
+                const SumSlots slots = sum_slots(arguments.schedule, piece.tile, place, p.warps_m, p.warps_n,
+                                                 warp / p.warps_n, warp % p.warps_n, count, e.fine ? i : 0);
                 patches.leave_sums(slots.columns, slots.squares);
             }
         } else {

@@ -41,9 +41,7 @@ class Lines {
     __device__ __forceinline__ void advance() { from_ += stage_bytes_; }
 
     // Which of two alternating operands this thread's chunks belong to.
-    __device__ __forceinline__ int which() const {
-        return (kMajor == Major::k ? line_ / kChunkElements : chunk_) % 2;
-    }
+    __device__ __forceinline__ int which() const { return (kMajor == Major::k ? line_ / kChunkElements : chunk_) % 2; }
 
     // Line i of this thread: whether the tile has it, its place, its source, and how many of its elements exist where
     // `depth` elements of K are left.

@@ -91,9 +91,7 @@ class Feed {
     static constexpr int kDepth = Config::kPolicy.k;
 
     // Of one product; one of an empty sum too.
-    __device__ __forceinline__ int stages() const {
-        return static_cast<int>(larger(1, ceil_div(operands_.k, kDepth)));
-    }
+    __device__ __forceinline__ int stages() const { return static_cast<int>(larger(1, ceil_div(operands_.k, kDepth))); }
 
     __device__ __forceinline__ int product_of_b() const { return operands_.gated ? b.which() : product_; }
 
@@ -142,7 +140,7 @@ class Warp {
             for (int j = 0; j < 2 * Config::kColumns; ++j) {
                 // Back and forth, so that a fragment of B is used twice in a row.
                 const int column = i % 2 == 0 ? j : 2 * Config::kColumns - 1 - j;
-                const uint32_t(&pair)[4] = fragments_b_[inner % 2][column / 2];
+                const uint32_t (&pair)[4] = fragments_b_[inner % 2][column / 2];
                 const uint32_t b[2] = {pair[column % 2 * 2], pair[column % 2 * 2 + 1]};
                 ptx::mma_m16n8k16<typename Config::T>(sums.of[i][column], fragments_a_[inner % 2][i], b);
             }
@@ -158,8 +156,8 @@ class Warp {
 // kStages in shared memory, kStages - 1 of them in flight. One barrier a step: it says that a stage has arrived for
 // everybody, and that nobody reads any more the one before, into which the next copy goes.
 template <class Config>
-__device__ __forceinline__ void run_async(const Operands& operands, const Work& work,
-                                          char* shared, Accumulators<Config>& sums) {
+__device__ __forceinline__ void run_async(const Operands& operands, const Work& work, char* shared,
+                                          Accumulators<Config>& sums) {
     constexpr int kStages = Config::kPolicy.stages;
     Feed<Config> feed(operands, work);
     const int steps = work.piece.last - work.piece.first;
@@ -204,8 +202,8 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
 
 // Two stages: the next one is in registers while this one is multiplied.
 template <class Config>
-__device__ __forceinline__ void run_staged(const Operands& operands, const Work& work,
-                                           char* shared, Accumulators<Config>& sums) {
+__device__ __forceinline__ void run_staged(const Operands& operands, const Work& work, char* shared,
+                                           Accumulators<Config>& sums) {
     static_assert(Config::kPolicy.stages == 2, "one is read while the other is written");
     Feed<Config> feed(operands, work);
     StagedCopy<typename Config::T, typename Config::LinesA> a;

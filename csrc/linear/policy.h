@@ -67,9 +67,9 @@ HALFOPS_HD constexpr int shared_bytes(const Policy& p) {
 // What select() knows of a problem and of a device.
 struct Shape {
     int64_t m, n, k;  // n: columns of accumulators, both halves of a gated problem
-    int64_t batch;
+    int64_t products, batch;
     Major major_a, major_b;
-    bool aligned;    // every line of every operand begins at a multiple of 16 bytes
+    bool aligned;  // every line of every operand begins at a multiple of 16 bytes
     int multiprocessors, shared_bytes_per_block, compute_major;
 };
 
@@ -94,7 +94,9 @@ constexpr bool serves(const Policy& p, const Shape& s) {
 constexpr int64_t tiles_of(const Policy& p, const Shape& s) {
     return ceil_div(s.m, p.m) * ceil_div(s.n, p.n) * s.batch;
 }
-constexpr int64_t steps_of(const Policy& p, const Shape& s) { return larger(1, ceil_div(s.k, p.k)); }
+constexpr int64_t steps_of(const Policy& p, const Shape& s) { return s.products * larger(1, ceil_div(s.k, p.k)); }
+// A step a block at least.
+constexpr int64_t most_blocks(const Policy& p, const Shape& s) { return tiles_of(p, s) * steps_of(p, s); }
 
 // Clocks that the rows' blocks would take, the basis of the choice. A multiprocessor multiplies 1024 pairs of numbers a
 // clock; a block needs kFixed for its first loads and its epilogue; partial sums cost a second launch and their way
