@@ -10,7 +10,8 @@
 
 namespace halfops::linear {
 
-template <class Tile, Major kMajor, int kThreads>
+// kSideBySide: a line's elements are neighbours in memory.
+template <class Tile, Major kMajor, int kThreads, bool kSideBySide>
 class Lines {
   public:
     static constexpr int kStride = kThreads / Tile::kChunks;  // lines from one to the next
@@ -36,9 +37,17 @@ class Lines {
         from_ = static_cast<const char*>(operand.data) +
                 (offset + at * operand.mn_stride + k * operand.k_stride) * kElementBytes;
         line_bytes_ = line * step_ * kElementBytes;
-        stage_bytes_ = operand.k_stride * kDepth * kElementBytes;
+        if constexpr (!kSideBySide) stage_bytes_ = operand.k_stride * kDepth * kElementBytes;
     }
-    __device__ __forceinline__ void advance() { from_ += stage_bytes_; }
+    __device__ __forceinline__ void advance() {
+        if constexpr (!kSideBySide) {
+            from_ += stage_bytes_;
+        } else if constexpr (kMajor == Major::k) {
+            from_ += kDepth * kElementBytes;
+        } else {
+            from_ += kCount * line_bytes_;
+        }
+    }
 
     // Which of two alternating operands this thread's chunks belong to.
     __device__ __forceinline__ int which() const { return (kMajor == Major::k ? line_ / kChunkElements : chunk_) % 2; }

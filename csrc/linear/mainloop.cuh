@@ -23,8 +23,9 @@ struct Config {
 
     using TileA = typename TileOf<kMajorA, kPolicy.m, kPolicy.k>::Type;
     using TileB = typename TileOf<kMajorB, kPolicy.n, kPolicy.k>::Type;
-    using LinesA = Lines<TileA, kMajorA, kThreads>;
-    using LinesB = Lines<TileB, kMajorB, kThreads>;
+    static constexpr bool kSideBySide = kPolicy.copy == Copy::async;
+    using LinesA = Lines<TileA, kMajorA, kThreads, kSideBySide>;
+    using LinesB = Lines<TileB, kMajorB, kThreads, kSideBySide>;
     static constexpr int kStageBytes = TileA::kBytes + TileB::kBytes;
     static_assert(kStageBytes * kPolicy.stages <= shared_bytes(kPolicy), "the stages fit");
 };
@@ -124,33 +125,50 @@ class Warp {
         return static_cast<int>(threadIdx.x) / kWarpSize % Config::kPolicy.warps_n * warp_n(Config::kPolicy);
     }
 
-    // The fragments of one sixteen of K, into one of the two sets.
-    __device__ __forceinline__ void load(const char* stage, int inner) {
+    // The first fragments of a piece.
+    __device__ __forceinline__ void begin(const char* stage) {
+        load_b(stage, 0, 0);
 #pragma unroll
-        for (int i = 0; i < Config::kRows; ++i) a_.load(fragments_a_[inner % 2][i], stage, i, inner);
-#pragma unroll
-        for (int j = 0; j < Config::kColumns; ++j) {
-            b_.load(fragments_b_[inner % 2][j], stage + Config::TileA::kBytes, j, inner);
-        }
+        for (int i = 0; i < Config::kRows; ++i) a_.load(fragments_a_[i], stage, i, 0);
     }
-    __device__ __forceinline__ void multiply(Accumulators<Config>& sums, int inner) const {
+
+    // Multiplies the sixteen of K that number `inner` of a stage was, while the next one, `next_inner` of `next`, is on
+    // its way: B's fragments to the other set of registers, A's each to its place as soon as its row is done.
+    __device__ __forceinline__ void multiply(Accumulators<Config>& sums, int inner, const char* next, int next_inner) {
+        load_b(next, next_inner, (inner + 1) % 2);
 #pragma unroll
         for (int i = 0; i < Config::kRows; ++i) {
-#pragma unroll
-            for (int j = 0; j < 2 * Config::kColumns; ++j) {
-                // Back and forth, so that a fragment of B is used twice in a row.
-                const int column = i % 2 == 0 ? j : 2 * Config::kColumns - 1 - j;
-                const uint32_t (&pair)[4] = fragments_b_[inner % 2][column / 2];
-                const uint32_t b[2] = {pair[column % 2 * 2], pair[column % 2 * 2 + 1]};
-                ptx::mma_m16n8k16<typename Config::T>(sums.of[i][column], fragments_a_[inner % 2][i], b);
-            }
+            multiply_row(sums, i, inner % 2);
+            a_.load(fragments_a_[i], next, i, next_inner);
         }
+    }
+    // The last one of a stage that has no next.
+    __device__ __forceinline__ void multiply(Accumulators<Config>& sums, int inner) const {
+#pragma unroll
+        for (int i = 0; i < Config::kRows; ++i) multiply_row(sums, i, inner % 2);
     }
 
   private:
+    __device__ __forceinline__ void load_b(const char* stage, int inner, int set) {
+#pragma unroll
+        for (int j = 0; j < Config::kColumns; ++j) {
+            b_.load(fragments_b_[set][j], stage + Config::TileA::kBytes, j, inner);
+        }
+    }
+    __device__ __forceinline__ void multiply_row(Accumulators<Config>& sums, int i, int set) const {
+#pragma unroll
+        for (int j = 0; j < 2 * Config::kColumns; ++j) {
+            // Back and forth, so that a fragment of B is used twice in a row.
+            const int column = i % 2 == 0 ? j : 2 * Config::kColumns - 1 - j;
+            const uint32_t (&pair)[4] = fragments_b_[set][column / 2];
+            const uint32_t b[2] = {pair[column % 2 * 2], pair[column % 2 * 2 + 1]};
+            ptx::mma_m16n8k16<typename Config::T>(sums.of[i][column], fragments_a_[i], b);
+        }
+    }
+
     Fragments<typename Config::TileA, Side::a, Config::kMajorA> a_;
     Fragments<typename Config::TileB, Side::b, Config::kMajorB> b_;
-    uint32_t fragments_a_[2][Config::kRows][4], fragments_b_[2][Config::kColumns][4];
+    uint32_t fragments_a_[Config::kRows][4], fragments_b_[2][Config::kColumns][4];
 };
 
 // kStages in shared memory, kStages - 1 of them in flight. One barrier a step: it says that a stage has arrived for
@@ -176,28 +194,27 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
     __syncthreads();  // the first stage has arrived for every thread
 
     Warp<Config> warp;
-    warp.load(shared, 0);
+    warp.begin(shared);
     int read = 0, written = kStages - 1;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
 #pragma unroll
         for (int inner = 0; inner < Config::kInner; ++inner) {
-            if (inner == Config::kInner - 1) {
+            const bool last = inner == Config::kInner - 1;
+            if (last) {
                 read = read + 1 == kStages ? 0 : read + 1;
                 ptx::cp_async_wait<kStages - 2>();
                 __syncthreads();  // the next stage has arrived, and this one has been read
-                if (step + 1 < steps) warp.load(shared + read * Config::kStageBytes, 0);
-            } else {
-                warp.load(shared + read * Config::kStageBytes, inner + 1);
             }
             if (inner == 0) {
                 issue(step + kStages - 1, written);
                 written = written + 1 == kStages ? 0 : written + 1;
             }
-            warp.multiply(sums, inner);
+            // Behind the last step this reads a stage that has nothing for it, and nobody uses it.
+            warp.multiply(sums, inner, shared + read * Config::kStageBytes, last ? 0 : inner + 1);
         }
     }
-    // Behind the last step's barrier nobody reads shared memory any more, and nothing is on its way there.
+    __syncthreads();  // shared memory is free for what comes next
 }
 
 // Two stages: the next one is in registers while this one is multiplied.
@@ -223,12 +240,10 @@ __device__ __forceinline__ void run_staged(const Operands& operands, const Work&
             a.fetch(feed.a, feed.depth(), feed.stride_a(), feed.bounds_a());
             b.fetch(feed.b, feed.depth(), feed.stride_b(), feed.bounds_b());
         }
-        warp.load(stage, 0);
+        warp.begin(stage);
 #pragma unroll
-        for (int inner = 0; inner < Config::kInner; ++inner) {
-            if (inner + 1 < Config::kInner) warp.load(stage, inner + 1);
-            warp.multiply(sums, inner);
-        }
+        for (int inner = 0; inner + 1 < Config::kInner; ++inner) warp.multiply(sums, inner, stage, inner + 1);
+        warp.multiply(sums, Config::kInner - 1);
     }
     __syncthreads();  // shared memory is free for what comes next
 }
