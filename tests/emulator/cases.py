@@ -20,6 +20,10 @@ def program(name: str, *sources: str) -> Program:
     return Program(name, (f"tests/emulator/entries/{name}.cpp", *sources))
 
 
+# Small kernels that show one rule each, and those of tests/golden for the instructions.
+SEMANTICS = program("semantics", "tests/golden/kernels/matrices.cu", "tests/golden/kernels/copies.cu")
+
+
 @dataclass(frozen=True)
 class Case:
     """A call of an entry. `check` gets the arrays after the call and says whether they are right."""
