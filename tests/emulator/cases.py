@@ -20,6 +20,10 @@ def program(name: str, *sources: str) -> Program:
     return Program(name, (f"tests/emulator/entries/{name}.cpp", *sources))
 
 
+# Small kernels that show one rule each, and those of tests/golden for the instructions.
+SEMANTICS = program("semantics", "tests/golden/kernels/matrices.cu", "tests/golden/kernels/copies.cu")
+
+
 @dataclass(frozen=True)
 class Case:
     """A call of an entry. `check` gets the arrays after the call and says whether they are right."""
@@ -130,6 +134,11 @@ def stats_case(count: int, size: int) -> Case:
     return Case(SCALE, "grad_stats", arrays, check, seeds=20)
 
 
+def _streamed_sums(values: np.ndarray) -> np.ndarray:
+    """Each thread adds up the 16 bytes of the opposite one."""
+    return values.reshape(-1, 96, 4)[:, ::-1].sum(0).ravel()
+
+
 def _row_sums(values: np.ndarray) -> np.ndarray:
     padded = np.zeros(-(-len(values) // 96) * 96, np.float32)
     padded[: len(values)] = values
@@ -185,6 +194,8 @@ CASES = {
     "backwards": exchange_case("backwards", 50, lambda x: x[::-1]),
     "row sums": exchange_case("row_sums", 200, _row_sums),
     "handover": exchange_case("handover", 96, lambda x: x),
+    "streamed sums": exchange_case("streamed_sums", 5 * 96 * 4, _streamed_sums),
+    "matrices": exchange_case("matrices", 128, lambda x: x),
     "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1, place=-2),
     "nonfinite, another lane": nonfinite_case(np.uint16, 0, 4099, 1, place=77),
     "stats": stats_case(count=300, size=131),

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from emulator import build
-from emulator.cases import program
+from emulator.cases import SEMANTICS
 from emulator.program import ORDERS, Mode
 
-SEMANTICS = program("semantics")
 SOURCE = "tests/emulator/kernels/mistakes.cuh"
 PLACE = re.compile(
     rf"kernels::mistake_kernel: .*, at {SOURCE}:(\d+) in "
@@ -41,14 +40,31 @@ MISTAKES = {
     "no_such_barrier": (r"there is no barrier 16, only 0 to 15", "named_barrier_sync"),
     "stops_itself": (r"__trap", "__trap"),
     "polls_for_nothing": (r"the threads of the block poll without end", "__nanosleep"),
+    "copy_to_global_memory": (r"cp.async to 0x\w+, which is not in the block's shared memory", "memory.words"),
+    "copy_from_shared_memory": (r"cp.async from 0x\w+, which is in shared memory, not in global", "pieces() + 1"),
+    "copy_over_the_end": (r"cp.async to 0x\w+, which is not in the block's shared memory", "threadIdx.x + 1"),
+    "copy_to_a_misaligned_place": (r"cp.async to 0x\w+, which is not a multiple of 16", "pieces()) + 1"),
+    "copy_from_a_misaligned_place": (r"cp.async from 0x\w+, which is not a multiple of 16", "floats + 2"),
+    "copy_of_too_many_bytes": (r"cp.async reads 0 to 16 bytes, not 17", "17"),
+    "copy_of_fewer_than_no_bytes": (r"cp.async reads 0 to 16 bytes, not -4", "-4"),
+    "copy_without_a_wait": (r"exits with 1 copies that it has not waited for", "cp_async_16"),
+    "copy_in_no_group": (r"exits with 1 copies that it has put into no group", "cp_async_16"),
+    "matrix_row_misaligned": (r"ldmatrix of a row at 0x\w+, which is not a multiple of 16", "ldmatrix_x2"),
+    "matrix_row_in_global_memory": (
+        r"ldmatrix of a row at 0x\w+, which is not in the block's shared memory, .*lane 9\]",
+        "ldmatrix_x4_trans",
+    ),
+    "divergent_matrices": (r"ldmatrix in divergent code: other lanes of the mask are in ldmatrix at " + SOURCE, "ldm"),
+    "product_after_exit": (r"mma: the mask \w+ names lane 7, which has exited|exits while other lanes", "mma_m16n8k16"),
 }
 
 
-def error(name, mode=Mode(), flavour="plain"):  # noqa: B008
+def error(name, mode=Mode(), flavour="plain", threads=64):  # noqa: B008
     arrays = {
         "name": np.frombuffer(name.encode(), np.uint8).copy(),
         "floats": np.zeros(64, np.float32),
         "words": np.zeros(64, np.uint32),
+        "threads": np.array([threads], np.uint32),
     }
     return SEMANTICS.run("mistake", arrays, mode, flavour)
 
@@ -96,6 +112,53 @@ def test_a_fault_ends_the_launch_and_not_the_process():
     assert "the stack has overflowed" in message
     assert message.endswith("in block (0, 0, 0) thread (0, 0, 0) [warp 0 lane 0]")
     assert error("stack_overflow", flavour="address").address == "stack-overflow"
+
+
+def line_of(place):
+    assert place.startswith(SOURCE + ":"), place
+    return (build.ROOT / SOURCE).read_text().splitlines()[int(place.removeprefix(SOURCE + ":")) - 1].strip()
+
+
+def test_a_copy_that_reads_beside_its_source():
+    """Where it is started, not where it happens; what is not read may lie anywhere."""
+    for order in ("forward", "reverse"):
+        report = error("copy_beside_the_source", Mode(order), "address")
+        assert report.address == "heap-buffer-overflow"
+        assert "0 bytes to the right of 256-byte region" in report.text
+        places = re.findall(rf"({SOURCE}:\d+)", report.text)
+        assert line_of(places[0]).startswith("halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats + ")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("no_barrier_after_the_copy", ("cp_async_16(pieces()", "pieces()[threadIdx.x ^ 32].x")),
+        ("no_barrier_before_the_matrices", ("pieces()[threadIdx.x] = ", "ldmatrix_x4(r, pieces()")),
+        ("source_written_before_the_wait", ("cp_async_16(pieces()", "memory.floats[threadIdx.x] = 1.0f")),
+    ],
+)
+def test_races_with_instructions_name_both_lines(name, lines):
+    for order in ORDERS:
+        report = error(name, Mode(order), "thread")
+        assert report.races, report.text
+        for race in report.races:
+            found = sorted(line_of(place) for place in race.lines)
+            assert all(any(line in text for text in found) for line in lines), found
+            assert len(set(race.threads)) == 2
+
+
+def test_an_instruction_of_a_warp_needs_a_whole_one():
+    assert "mma needs a whole warp, this one has 8 lanes" in error("product_of_f16", threads=40).error
+    assert error("product_of_f16").text == ""
+
+
+def test_older_devices_lack_instructions():
+    turing = Mode(capability=75)
+    assert "mma of bf16 needs compute capability 8.0, the device has 7.5" in error("product_of_bf16", turing).error
+    assert "cp.async needs compute capability 8.0" in error("copy_in_no_group", turing).error
+    assert error("product_of_f16", turing).text == ""
+    assert "which is not in the block's shared" in error("address_that_only_some_devices_ignore", turing).error
+    assert error("address_that_only_some_devices_ignore").text == ""
 
 
 def test_sanitized_builds_give_the_same_messages():

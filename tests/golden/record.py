@@ -38,6 +38,11 @@ class Card:
     capability: str  # as 9.0
 
     @property
+    def has_all(self) -> bool:
+        """Every instruction that a case asks for."""
+        return float(self.capability) >= 8.0
+
+    @property
     def arch(self) -> str:
         """As nvcc has it, with the instructions of this generation alone."""
         number = self.capability.replace(".", "")
@@ -135,8 +140,14 @@ def main() -> int:
     card, toolkit = Card.found(), setup.find_toolkit(os.environ)
     plan = f"compile {len(SOURCES)} files of micro-kernels, run {len(CASES)} cases, "
     plan += "compare with the files" if arguments.check else f"write {', '.join(f'{f}.json' for f in FILES)}"
-    if arguments.check_only or card is None or toolkit is None:
-        missing = "only asked" if card and toolkit else "no GPU here" if card is None else "no nvcc here"
+    if arguments.check_only or card is None or not card.has_all or toolkit is None:
+        missing = "only asked"
+        if card is None:
+            missing = "no GPU here"
+        elif not card.has_all:
+            missing = f"{card.name} has compute capability {card.capability}, which lacks instructions of 8.0"
+        elif toolkit is None:
+            missing = "no nvcc here"
         print(f"skipped: {missing}; would {plan}")
         return 0
     machine = {"gpu": card.name, "compute_capability": card.capability, "toolkit": toolkit.version}

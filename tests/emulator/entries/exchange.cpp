@@ -28,6 +28,18 @@ const Entry row_sums("row_sums", [](const Arguments& arguments) {
                                                         arguments["out"].as<float>());
 });
 
+const Entry streamed_sums("streamed_sums", [](const Arguments& arguments) {
+    const Array in = arguments["in"];
+    halfops::launch<kernels::streamed_sums_kernel<kThreads>>(halfops::Grid{1, kThreads}, nullptr, in.as<const float4>(),
+                                                             static_cast<int>(in.count<float4>() / kThreads),
+                                                             arguments["out"].as<float4>());
+});
+
+const Entry matrices("matrices", [](const Arguments& arguments) {
+    halfops::launch<kernels::matrices_kernel>(halfops::Grid{1, 32}, nullptr, arguments["in"].as<const uint4>(),
+                                              arguments["out"].as<uint32_t>());
+});
+
 const Entry handover("handover", [](const Arguments& arguments) {
     const Array in = arguments["in"];
     halfops::launch<kernels::handover_kernel>(halfops::Grid{1, 64}, nullptr, in.as<const float>(),

@@ -3,6 +3,7 @@
 
 #include "collective/launch.cuh"
 #include "driver/entry.h"
+#include "kernels/copies.cuh"
 #include "kernels/counters.cuh"
 #include "kernels/lanes.cuh"
 #include "kernels/mistakes.cuh"
@@ -57,12 +58,46 @@ const Entry turns("turns", [](const Arguments& arguments) {
                                            arguments["out"].as<unsigned>());
 });
 
+const Entry early("early", [](const Arguments& arguments) {
+    const Array in = arguments["in"];
+    halfops::launch<kernels::early_kernel>(Grid{1, static_cast<unsigned>(in.count<uint4>())}, nullptr,
+                                           in.as<const uint4>(), arguments.value<int32_t>("barriers"),
+                                           arguments["out"].as<uint4>());
+});
+
+// What the runtime says when the kernel asks for `limit` bytes, how many blocks then fit, and what the launch says.
+const Entry stride("stride", [](const Arguments& arguments) {
+    constexpr unsigned kThreads = 32;
+    const int32_t stride = arguments.value<int32_t>("stride");
+    const unsigned bytes = kThreads * static_cast<unsigned>(stride * static_cast<int>(sizeof(uint4)));
+    int32_t* said = arguments["said"].as<int32_t>();
+    said[0] = static_cast<int32_t>(cudaFuncSetAttribute(
+        kernels::stride_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, arguments.value<int32_t>("limit")));
+    int blocks = -1;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernels::stride_kernel, kThreads, bytes);
+    said[1] = blocks;
+    said[2] = static_cast<int32_t>(halfops::launch<kernels::stride_kernel>(
+        Grid{1, kThreads, bytes}, nullptr, arguments["in"].as<const uint4>(), stride, arguments["out"].as<uint4>()));
+});
+
+// Of the device: the numbers that a launcher asks for.
+const Entry device("device", [](const Arguments& arguments) {
+    constexpr cudaDeviceAttr kAttributes[] = {
+        cudaDevAttrComputeCapabilityMajor,           cudaDevAttrComputeCapabilityMinor,
+        cudaDevAttrMaxSharedMemoryPerBlock,          cudaDevAttrMaxSharedMemoryPerBlockOptin,
+        cudaDevAttrMaxSharedMemoryPerMultiprocessor, cudaDevAttrMultiProcessorCount,
+    };
+    int* found = arguments["found"].as<int>();
+    for (const cudaDeviceAttr attribute : kAttributes) cudaDeviceGetAttribute(found++, attribute, 0);
+});
+
 const Entry mistake("mistake", [](const Arguments& arguments) {
     const Array name = arguments["name"];
     const kernels::Memory memory{arguments["floats"].as<float>(), arguments["words"].as<uint32_t>()};
     for (const kernels::Mistake& candidate : kernels::kMistakes) {
         if (std::string_view(name.as<const char>(), static_cast<size_t>(name.bytes)) != candidate.name) continue;
-        halfops::launch<kernels::mistake_kernel>(Grid{1, 64}, nullptr, candidate.device_function, memory);
+        halfops::launch<kernels::mistake_kernel>(Grid{1, threads_of(arguments)}, nullptr, candidate.device_function,
+                                                 memory);
         return;
     }
     refuse_call("no such mistake", "mistake");

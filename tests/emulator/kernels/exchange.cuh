@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 
 #include "collective/shared.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/ldmatrix.cuh"
 
 namespace kernels {
 
@@ -55,6 +57,40 @@ __global__ void handover_kernel(const float* in, int pieces, float* out) {
             if (i + 1 < pieces) emulator::named_barrier_arrive(kEmpty, kBoth);
         }
     }
+}
+
+// Sums of rows of 16 bytes a thread, which come by cp.async: the next one is on its way while this one is added up.
+template <int kThreads>
+__global__ void streamed_sums_kernel(const float4* in, int rows, float4* out) {
+    auto& ring = halfops::shared_array<struct Ring, float4, 2 * kThreads>();
+    const int thread = static_cast<int>(threadIdx.x);
+    const auto start = [&](int row) {
+        float4* place = &ring[row % 2 * kThreads + thread];
+        if (row < rows) halfops::ptx::cp_async_16(place, in + row * kThreads + thread, 16);
+        halfops::ptx::cp_async_commit();
+    };
+    float4 sum{};
+    start(0);
+    for (int row = 0; row < rows; ++row) {
+        start(row + 1);
+        halfops::ptx::cp_async_wait<1>();
+        __syncthreads();
+        const float4 value = ring[row % 2 * kThreads + kThreads - 1 - thread];
+        sum = {sum.x + value.x, sum.y + value.y, sum.z + value.z, sum.w + value.w};
+        __syncthreads();
+    }
+    out[thread] = sum;
+}
+
+// Each lane stores a row, the warp loads them all as matrices: without .trans that puts the words in their old order.
+__global__ void matrices_kernel(const uint4* in, uint32_t* out) {
+    auto& rows = halfops::shared_array<struct Matrices, uint4, 32>();
+    const auto lane = threadIdx.x;
+    rows[lane ^ 1] = in[lane ^ 1];
+    __syncwarp();
+    uint32_t r[4];
+    halfops::ptx::ldmatrix_x4(r, &rows[lane]);
+    for (int i = 0; i < 4; ++i) out[i * 32 + lane] = r[i];
 }
 
 }  // namespace kernels

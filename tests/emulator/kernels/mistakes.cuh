@@ -4,6 +4,9 @@
 #include <cuda_runtime.h>
 
 #include "collective/shared.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mma.cuh"
 
 namespace kernels {
 
@@ -112,6 +115,116 @@ __device__ inline float overflow_the_stack(Memory memory, int depth) {
 
 __device__ inline void stack_overflow(Memory memory) { memory.floats[0] = overflow_the_stack(memory, 300); }
 
+// 16 bytes for each of 64 threads.
+__device__ inline uint4* pieces() { return halfops::shared_array<struct Pieces, uint4, 64>(); }
+
+__device__ inline void finish_copies() {
+    halfops::ptx::cp_async_commit();
+    halfops::ptx::cp_async_wait<0>();
+}
+
+__device__ inline void copy_to_global_memory(Memory memory) {
+    halfops::ptx::cp_async_16(memory.words, memory.floats, 16);
+}
+
+__device__ inline void copy_from_shared_memory(Memory) { halfops::ptx::cp_async_16(pieces(), pieces() + 1, 16); }
+
+__device__ inline void copy_over_the_end(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x + 1, memory.floats, 16);
+    finish_copies();
+}
+
+__device__ inline void copy_to_a_misaligned_place(Memory memory) {
+    halfops::ptx::cp_async_16(reinterpret_cast<float*>(pieces()) + 1, memory.floats, 16);
+}
+
+__device__ inline void copy_from_a_misaligned_place(Memory memory) {
+    halfops::ptx::cp_async_16(pieces(), memory.floats + 2, 0);
+}
+
+__device__ inline void copy_of_too_many_bytes(Memory memory) { halfops::ptx::cp_async_16(pieces(), memory.floats, 17); }
+
+__device__ inline void copy_of_fewer_than_no_bytes(Memory memory) {
+    halfops::ptx::cp_async_16(pieces(), memory.floats, -4);
+}
+
+__device__ inline void copy_without_a_wait(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats, 16);
+    halfops::ptx::cp_async_commit();
+    halfops::ptx::cp_async_wait<1>();
+}
+
+__device__ inline void copy_in_no_group(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats, 16);
+    halfops::ptx::cp_async_wait<0>();
+}
+
+// `floats` has 64 elements: thread 16 is the first one beside it, and the last ones read nothing of theirs.
+__device__ inline void copy_beside_the_source(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats + threadIdx.x * 4, threadIdx.x <= 16 ? 16 : 0);
+    finish_copies();
+}
+
+__device__ inline void no_barrier_after_the_copy(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats, 16);
+    finish_copies();
+    memory.words[threadIdx.x] = pieces()[threadIdx.x ^ 32].x;
+}
+
+__device__ inline void no_barrier_before_the_matrices(Memory memory) {
+    pieces()[threadIdx.x] = {0, 0, 0, 0};
+    uint32_t r[4];
+    halfops::ptx::ldmatrix_x4(r, pieces() + (threadIdx.x ^ 1));
+    memory.words[threadIdx.x] = r[0];
+}
+
+// The source changes while it may still be read.
+__device__ inline void source_written_before_the_wait(Memory memory) {
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats + threadIdx.x / 4 * 4, 16);
+    halfops::ptx::cp_async_commit();
+    __syncthreads();
+    memory.floats[threadIdx.x] = 1.0f;
+    halfops::ptx::cp_async_wait<0>();
+}
+
+__device__ inline void matrix_row_misaligned(Memory) {
+    uint32_t r[2];
+    halfops::ptx::ldmatrix_x2(r, reinterpret_cast<const char*>(pieces() + threadIdx.x % 8) + threadIdx.x % 16);
+}
+
+__device__ inline void matrix_row_in_global_memory(Memory memory) {
+    uint32_t r[4];
+    halfops::ptx::ldmatrix_x4_trans(r, threadIdx.x % 32 == 9 ? memory.words : &pieces()->x);
+}
+
+// Lanes 16 to 31 give no row, but on sm_75 a valid address.
+__device__ inline void address_that_only_some_devices_ignore(Memory memory) {
+    uint32_t r[2];
+    halfops::ptx::ldmatrix_x2_trans(r, threadIdx.x % 32 < 16 ? &pieces()->x : memory.words);
+}
+
+__device__ inline void divergent_matrices(Memory) {
+    uint32_t r[4];
+    if (threadIdx.x % 2 == 0) {
+        halfops::ptx::ldmatrix_x4(r, pieces());
+    } else {
+        halfops::ptx::ldmatrix_x4(r, pieces() + 1);
+    }
+}
+
+template <class T>
+__device__ inline void product(Memory memory) {
+    const uint32_t a[4] = {}, b[2] = {};
+    float d[4] = {};
+    halfops::ptx::mma_m16n8k16<T>(d, a, b);
+    memory.floats[threadIdx.x] = d[0];
+}
+
+__device__ inline void product_after_exit(Memory memory) {
+    if (threadIdx.x % 32 == 7) return;
+    product<halfops::f16>(memory);
+}
+
 struct Mistake {
     const char* name;
     void (*device_function)(Memory memory);
@@ -140,6 +253,26 @@ inline constexpr Mistake kMistakes[] = {
     {"stops_itself", stops_itself},
     {"polls_for_nothing", polls_for_nothing},
     {"stack_overflow", stack_overflow},
+    {"copy_to_global_memory", copy_to_global_memory},
+    {"copy_from_shared_memory", copy_from_shared_memory},
+    {"copy_over_the_end", copy_over_the_end},
+    {"copy_to_a_misaligned_place", copy_to_a_misaligned_place},
+    {"copy_from_a_misaligned_place", copy_from_a_misaligned_place},
+    {"copy_of_too_many_bytes", copy_of_too_many_bytes},
+    {"copy_of_fewer_than_no_bytes", copy_of_fewer_than_no_bytes},
+    {"copy_without_a_wait", copy_without_a_wait},
+    {"copy_in_no_group", copy_in_no_group},
+    {"copy_beside_the_source", copy_beside_the_source},
+    {"no_barrier_after_the_copy", no_barrier_after_the_copy},
+    {"no_barrier_before_the_matrices", no_barrier_before_the_matrices},
+    {"source_written_before_the_wait", source_written_before_the_wait},
+    {"matrix_row_misaligned", matrix_row_misaligned},
+    {"matrix_row_in_global_memory", matrix_row_in_global_memory},
+    {"address_that_only_some_devices_ignore", address_that_only_some_devices_ignore},
+    {"divergent_matrices", divergent_matrices},
+    {"product_of_f16", product<halfops::f16>},
+    {"product_of_bf16", product<halfops::bf16>},
+    {"product_after_exit", product_after_exit},
 };
 
 __global__ void mistake_kernel(void (*device_function)(Memory memory), Memory memory) { device_function(memory); }
