@@ -64,6 +64,9 @@ HALFOPS_HD constexpr int shared_bytes(const Policy& p) {
     return stages > patches ? stages : patches;
 }
 
+// A block's own few words, and what the alignment of the stages leaves unused.
+inline constexpr int kOwnShared = 1024;
+
 // What select() knows of a problem and of a device.
 struct Shape {
     int64_t m, n, k;  // n: columns of accumulators, both halves of a gated problem
@@ -88,7 +91,7 @@ HALFOPS_HD constexpr bool has_layout(const Policy& p, Major a, Major b) {
 // Whether a row can serve a problem at all.
 constexpr bool serves(const Policy& p, const Shape& s) {
     const bool copies = p.copy == Copy::staged || (s.aligned && s.compute_major >= 8);
-    return copies && has_layout(p, s.major_a, s.major_b) && shared_bytes(p) <= s.shared_bytes_per_block;
+    return copies && has_layout(p, s.major_a, s.major_b) && shared_bytes(p) + kOwnShared <= s.shared_bytes_per_block;
 }
 
 constexpr int64_t tiles_of(const Policy& p, const Shape& s) {

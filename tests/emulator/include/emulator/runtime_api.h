@@ -13,6 +13,7 @@ enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorNotSupported = 801,
 };
 
 enum cudaDeviceAttr {
@@ -59,6 +60,8 @@ inline const char* cudaGetErrorString(cudaError_t error) {
             return "invalid argument";
         case cudaErrorInvalidConfiguration:
             return "invalid configuration argument";
+        case cudaErrorNotSupported:
+            return "operation not supported";
     }
     return "unrecognized error code";
 }
