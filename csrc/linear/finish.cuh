@@ -15,7 +15,7 @@ template <int kColumns>
 __global__ void __launch_bounds__(kFinishThreads)
     finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy) {
     constexpr int kFloats = Patch<kColumns>::kFloats, kEights = kColumns / kEight;
-    auto& floats = shared_array<Policy, float, kFinishWarps * 2 * kFloats>();
+    auto& patches_of_block = shared_array<Policy, Vector16, kFinishWarps * 2 * kFloats / 4>();
     const Schedule& schedule = arguments.schedule;
     const EpilogueArguments& e = arguments.epilogue;
 
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     const int64_t last = schedule.block_of(tile * schedule.steps + schedule.steps - 1);
     if (first == last) return;
 
-    float* mine = floats + static_cast<int>(threadIdx.x) / kWarpSize * 2 * kFloats;
+    float* mine = reinterpret_cast<float*>(patches_of_block) + static_cast<int>(threadIdx.x) / kWarpSize * 2 * kFloats;
     const Patch<kColumns> patch{mine}, second{mine + kFloats};
     const int row = warp / policy.warps_n * warp_m(policy) + i * kPatchRows;
     const int column = warp % policy.warps_n * kColumns, eight = lane_index() % kEights;
