@@ -27,6 +27,7 @@ SOURCES = ("csrc/linear/linear_cuda.cu", "csrc/collective/upload.cu")
 
 GEMM = program("linear", *SOURCES)
 GEMM_FEW = program("linear_few", *SOURCES)
+FORWARD = Mode()
 
 
 def has_layout(row: str, layout: str) -> bool:
@@ -77,7 +78,7 @@ class Problem:
     row: str = ""
     blocks: int = 0
 
-    def run(self, mode: Mode = Mode(), flavour: str = "plain", using: Program | None = None) -> Result:
+    def run(self, mode: Mode = FORWARD, flavour: str = "plain", using: Program = GEMM) -> Result:
         (m, k), n = self.a.shape, self.b.shape[1]
         dtype = self.a.dtype
         out_dtype = self.out_dtype or dtype
@@ -106,10 +107,12 @@ class Problem:
         for name, offsets in self.offsets.items():
             arrays[name] = np.array(offsets, np.int64)
         given = {name: arrays[name].copy() for name in (*self.more, "a", "b") if name not in made}
-        aliases = {name for name, t in self.more.items() if t.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()}
+        aliases = {
+            name for name, t in self.more.items() if t.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        }
         for name in aliases:  # in place: one and the same memory
             arrays[name] = arrays["out"]
-        report = (using or GEMM).run("gemm", arrays, mode, flavour)
+        report = using.run("gemm", arrays, mode, flavour)
         changed = [name for name in given if name not in aliases and not np.array_equal(arrays[name], given[name])]
         assert not changed, f"inputs were written to: {changed}"
         policy, blocks = arrays["plan"].tolist()
@@ -138,7 +141,9 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float16) -> Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def operands(m: int, n: int, k: int, layout: str, dtype: torch.dtype = torch.float16, seed: int = 0) -> tuple[Tensor, Tensor]:
+def operands(
+    m: int, n: int, k: int, layout: str, dtype: torch.dtype = torch.float16, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     a, b = whole_numbers(m, k, seed=seed, dtype=dtype), whole_numbers(k, n, seed=seed + 1, dtype=dtype)
     return laid(a, layout[0]), laid(b, layout[1])
 

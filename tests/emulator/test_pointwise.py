@@ -139,7 +139,11 @@ def test_column_sums_are_the_cpus(dtype, rows, cols, row_stride):
 def test_what_is_not_finite_stays_in_its_column(bad):
     x = torch.ones(130, 300, dtype=torch.float16)
     x[77, 270] = bad
-    arrays = {"dtype": np.array([0], np.int32), "x": memory(x.flatten()), "sums": memory(torch.zeros(300, dtype=torch.float16))}
+    arrays = {
+        "dtype": np.array([0], np.int32),
+        "x": memory(x.flatten()),
+        "sums": memory(torch.zeros(300, dtype=torch.float16)),
+    }
     arrays |= {"rows": np.array([130]), "cols": np.array([300]), "row_stride": np.array([300])}
     assert POINTWISE.run("column_sums", arrays).text == ""
     wanted = torch.full((300,), 130.0, dtype=torch.float16)
