@@ -241,7 +241,7 @@ def mlp(
     Dtypes, activations, numerics and autocast as for `linear`; the result is, bit for bit, that of two calls of it. The
     hidden gradient meets the activation's derivative as `linear_dgrad` says.
     Saved for backward: input, z = x w1^T + b1 [*, H], both weights and fc1_bias. The hidden activation is not kept but
-    computed again, and the activation's derivative is applied inside the second layer's dgrad.
+    computed again; the second layer's dgrad applies the activation's derivative and adds up fc1_bias's gradient.
     fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
@@ -313,9 +313,11 @@ def gated_mlp(
     """y = (act(x wg^T + bg) * (x wu^T + bu)) wd^T + bd + residual: a transformer's gated block as one function.
 
     Shapes: input [*, K], gate_weight and up_weight [H, K], down_weight [N, H], their biases [H], [H], [N], residual and
-    result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`.
+    result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`. The hidden gradient
+    meets the derivatives of both factors before it is rounded; on CPUs with bfloat16 instructions, bfloat16 does after.
     Saved for backward: input, the rounded inputs of both factors, gate and up [*, H], the weights, gate_bias and
-    up_bias. The product of the two factors is not kept but computed again.
+    up_bias. The product of the two factors is not kept but computed again; the last layer's dgrad applies both
+    derivatives and adds up the gradients of gate_bias and up_bias.
     fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
