@@ -129,6 +129,7 @@ def test_other_passes_leave_grad_alone(make, device, weight_gradients):
         assert torch.equal(bits(p.grad), bits(grad))
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
 @each_module
 def test_a_graph_of_the_gradient_is_kept(make, device, weight_gradients):
     module, x = prepared(make, device)
@@ -146,6 +147,7 @@ def test_a_graph_of_the_gradient_is_kept(make, device, weight_gradients):
     ],
     ids=["strides", "sparse", "requires_grad"],
 )
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
 def test_a_grad_that_does_not_fit(unfit, device, weight_gradients):
     module, x = prepared(MODULES["linear"], device)
     module.weight.grad = unfit(module.weight)
@@ -154,12 +156,14 @@ def test_a_grad_that_does_not_fit(unfit, device, weight_gradients):
     assert module.weight.grad.to_dense().any()
 
 
-def test_a_main_grad_of_another_shape(device, weight_gradients):
+@pytest.mark.parametrize("unfit", [lambda t: t.view(30), lambda t: t.to_sparse_csr()], ids=["shape", "sparse"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_main_grad_that_does_not_fit(unfit, device, weight_gradients):
     module, x = prepared(MODULES["linear"], device)
-    module.weight.main_grad = torch.zeros(30, device=device)
+    module.weight.main_grad = unfit(torch.zeros(5, 6, device=device))
     module(x).sum().backward()
     assert weight_gradients == ["out"]
-    assert not module.weight.main_grad.any()
+    assert not module.weight.main_grad.to_dense().any()
     assert module.weight.grad.any()
 
 
@@ -175,6 +179,18 @@ def test_weights_that_are_no_leaves(make, device, weight_gradients):
     torch.func.functional_call(module, computed, (x,)).sum().backward()
     assert "in place" not in weight_gradients
     assert all(p.grad.any() for p in weights(module))
+
+
+def test_a_grad_that_is_retained_is_not_accumulated_into(device, weight_gradients):
+    w = torch.randn(5, 6, device=device).requires_grad_()
+    double, x = w * 2, torch.randn(7, 6, device=device)
+    double.retain_grad()
+    y = H.linear(x, double, fuse_wgrad_accumulation=True).sum()
+    y.backward(retain_graph=True)
+    once = w.grad.clone()
+    y.backward()
+    assert torch.equal(w.grad, 2 * once)
+    assert weight_gradients == ["out"] * 2
 
 
 @each_module
