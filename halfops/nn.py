@@ -28,10 +28,12 @@ class Linear(nn.Linear):
 
     Parameters, state_dict keys (`weight` [out, in], `bias` [out]) and initial values are torch.nn.Linear's.
     activation: "none", "relu", "gelu", "gelu_tanh" or "silu". Formula, dtypes and what is kept for backward:
-    `halfops.functional.linear`.
+    `halfops.functional.linear`. fuse_wgrad_accumulation: backward adds the weight's gradient straight into its
+    `main_grad` or `.grad`, past all hooks on the parameter; conditions in `halfops.functional.linear`'s module.
     """
 
     activation: str = "none"
+    fuse_wgrad_accumulation: bool = False
 
     def __init__(
         self,
@@ -41,17 +43,28 @@ class Linear(nn.Linear):
         activation: str = "none",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        fuse_wgrad_accumulation: bool = False,
     ) -> None:
         check_activation(activation)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.activation = activation
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return functional.linear(input, self.weight, self.bias, activation=self.activation, residual=residual)
+        return functional.linear(
+            input,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            residual=residual,
+            fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
+        )
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
-        return text if self.activation == "none" else f"{text}, activation={self.activation!r}"
+        text = text if self.activation == "none" else f"{text}, activation={self.activation!r}"
+        return text + _fusing(self)
 
 
 class MLP(nn.Module):
@@ -59,7 +72,7 @@ class MLP(nn.Module):
 
     Shapes: x [*, in_features], result and residual [*, out_features]. Parameters: fc1.weight, fc1.bias, fc2.weight,
     fc2.bias, initialized as torch.nn.Linear's. Formula, dtypes and errors: `halfops.functional.mlp`. fc1 and fc2 hold
-    parameters; their own forward, and hooks on it, are not called.
+    parameters; their own forward, and hooks on it, are not called. fuse_wgrad_accumulation: as in `Linear`.
     """
 
     def __init__(
@@ -71,21 +84,31 @@ class MLP(nn.Module):
         activation: str = "gelu",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        fuse_wgrad_accumulation: bool = False,
     ) -> None:
         check_activation(activation)
         super().__init__()
         self.activation = activation
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.fc1 = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.fc2 = Linear(hidden_features, out_features, bias, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
         return functional.mlp(
-            input, fc1.weight, fc1.bias, fc2.weight, fc2.bias, activation=self.activation, residual=residual
+            input,
+            fc1.weight,
+            fc1.bias,
+            fc2.weight,
+            fc2.bias,
+            activation=self.activation,
+            residual=residual,
+            fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
         )
 
     def extra_repr(self) -> str:
-        return f"activation={self.activation!r}"
+        return f"activation={self.activation!r}" + _fusing(self)
 
 
 class GatedMLP(nn.Module):
@@ -93,7 +116,8 @@ class GatedMLP(nn.Module):
 
     Shapes: x [*, in_features], result and residual [*, out_features]. Parameters: gate_proj, up_proj, down_proj, each
     with weight and bias, initialized as torch.nn.Linear's. Formula, dtypes and errors: `halfops.functional.gated_mlp`.
-    The three hold parameters; their own forward, and hooks on it, are not called.
+    The three hold parameters; their own forward, and hooks on it, are not called. fuse_wgrad_accumulation: as in
+    `Linear`.
     """
 
     def __init__(
@@ -105,10 +129,13 @@ class GatedMLP(nn.Module):
         activation: str = "silu",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        fuse_wgrad_accumulation: bool = False,
     ) -> None:
         check_activation(activation, gated=True)
         super().__init__()
         self.activation = activation
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.gate_proj = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.up_proj = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.down_proj = Linear(hidden_features, out_features, bias, device=device, dtype=dtype)
@@ -125,13 +152,18 @@ class GatedMLP(nn.Module):
             down.bias,
             activation=self.activation,
             residual=residual,
+            fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
         )
 
     def extra_repr(self) -> str:
-        return f"activation={self.activation!r}"
+        return f"activation={self.activation!r}" + _fusing(self)
 
 
-def convert(model: _Model) -> _Model:
+def _fusing(module: Linear | MLP | GatedMLP) -> str:
+    return ", fuse_wgrad_accumulation=True" if module.fuse_wgrad_accumulation else ""
+
+
+def convert(model: _Model, *, fuse_wgrad_accumulation: bool = False) -> _Model:
     """Turns every torch.nn.Linear of a model into a halfops.nn.Linear, in place; returns the model.
 
     Each layer stays the same object with another class. So parameters, weight tying, state_dict keys, modules that
@@ -144,12 +176,18 @@ def convert(model: _Model) -> _Model:
     holds one of them, could see the difference. Code that calls children of a Sequential one by one and keeps what is
     between them (a tap before the activation) does see it: there, give the layer its own subclass of torch.nn.Linear.
 
+    fuse_wgrad_accumulation=True sets that of every halfops layer that the model then has, those it had before included.
+
     To keep the original as well, convert a copy.deepcopy of it. What was done is logged at level INFO.
     """
     layers = [m for m in model.modules() if _convertible(m)]
     for layer in layers:
         layer.__class__ = Linear
     fused = sum(_fuse(m) for m in _sequentials_with_lone_children(model))
+    if fuse_wgrad_accumulation:
+        for module in model.modules():
+            if isinstance(module, Linear | MLP | GatedMLP):
+                module.fuse_wgrad_accumulation = True
     _log.info("converted %d linear layers, fused %d activations into them", len(layers), fused)
     return model
 

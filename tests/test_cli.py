@@ -47,6 +47,14 @@ def test_doctor_probes_reach_every_op():
     assert names - facts - probed - kept == set()
 
 
+def test_doctor_names_the_path_of_float32_on_a_gpu(healthy, monkeypatch):
+    monkeypatch.setattr(doctor.registry, "has_kernel", lambda op, device: True)
+    build = {**healthy["build"], "cuda": "13.0", "archs": "8.0+PTX;9.0a"}
+    said = {(p.name, d): doctor.path(p, d, "cuda", healthy["cpu"], build) for p in probes.PROBES for d in p.dtypes}
+    assert said["mlp", torch.float32] == "torch's own ops (kernel: for 16-bit numbers)"
+    assert said["mlp", torch.float16] == said["grad_norm", torch.float32] == "kernel for 8.0+PTX;9.0a"
+
+
 def test_doctor_prints_and_exits_0(healthy, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda: healthy)
     assert cli.main(["doctor"]) == 0

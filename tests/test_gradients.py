@@ -22,17 +22,28 @@ def leaf(*shape, dtype=torch.float64, device="cpu", scale=1.0):
     return (torch.randn(shape, device=device) * scale).to(dtype).requires_grad_()
 
 
+def joined(grads, sums):
+    """Results and their column sums, and something that both have a part in."""
+    return *grads, *sums, *(g * s for g, s in zip(grads, sums, strict=True))
+
+
+def dgrad_with_bias(g, w, z, a):
+    grad, sums = H.linear_dgrad(g, w, preact=z, activation=a, bias=True)
+    return joined((grad,), (sums,))
+
+
+def gated_dgrad_with_bias(*t):
+    found = ops.gated_dgrad(*t, want_bias=True)
+    return joined(found[:2], found[2:])
+
+
 def functions():
     """name, function of tensors only, shapes."""
     for a in ACTIVATIONS:
         yield f"linear-{a}", lambda x, w, b, r, a=a: H.linear(x, w, b, activation=a, residual=r), "mk nk n mn"
         yield f"mlp-{a}", lambda *t, a=a: H.mlp(*t[:-1], activation=a, residual=t[-1]), "mk nk n hn h mh"
         yield f"dgrad-{a}", lambda g, w, z, a=a: H.linear_dgrad(g, w, preact=z, activation=a), "mn nk mk"
-        yield (
-            f"dgrad-bias-{a}",
-            lambda g, w, z, a=a: H.linear_dgrad(g, w, preact=z, activation=a, bias=True),
-            "mn nk mk",
-        )
+        yield f"dgrad-bias-{a}", lambda g, w, z, a=a: dgrad_with_bias(g, w, z, a), "mn nk mk"
         yield f"activation-{a}", lambda z, a=a: pointwise.activation(z, a), "mn"
         yield f"activation_backward-{a}", lambda g, z, a=a: pointwise.activation_backward(g, z, a), "mn mn"
     for a in GATED:
@@ -43,7 +54,7 @@ def functions():
             ("mk nk nk hn n n h mh"),
         )
         yield f"gated_dgrad-{a}", lambda *t, a=a: ops.gated_dgrad(*t, a)[:2], "mn nk mk mk"
-        yield f"gated_dgrad-bias-{a}", lambda *t, a=a: ops.gated_dgrad(*t, a, want_bias=True), "mn nk mk mk"
+        yield f"gated_dgrad-bias-{a}", lambda *t, a=a: gated_dgrad_with_bias(*t, a), "mn nk mk mk"
         yield f"gated_activation-{a}", lambda g, u, a=a: pointwise.gated_activation(g, u, a), "mn mn"
         yield (
             f"gated_activation_backward-{a}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import pytest
@@ -261,6 +262,60 @@ def test_autocast_skips_backward_and_in_place_ops(device):
         target = torch.zeros(5, 4, device=device)
         H.linear_wgrad(dz, x, accumulate_into=target)
     assert torch.equal(bits(target), bits(H.linear_wgrad(dz, x)[0]))
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """float32 on this device goes to torch's ops, as it does on a GPU."""
+    from halfops._ops import wiring
+
+    monkeypatch.setitem(wiring._COMPOSED, "cpu", wiring._COMPOSED["cuda"])
+
+
+@pytest.mark.parametrize("name", autocast_calls())
+def test_autocast_decides_before_the_path_is_chosen(name, like_a_gpu, device):
+    """float32 operands that autocast makes 16-bit reach the kernel; those that it leaves alone are not cast on the way
+    through torch's own ops."""
+    call = autocast_calls()[name]
+    leaves = [torch.randn(s, device=device).requires_grad_() for s in [(8, 8), (8, 8), (8,)]]
+    wanted = call(*(t.half() for t in leaves))
+    with torch.autocast(device.type, dtype=torch.float16):
+        y = call(*leaves)
+    assert torch.equal(bits(y), bits(wanted))
+    found = torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+    again = torch.autograd.grad(wanted, leaves, torch.ones_like(y), allow_unused=True)
+    for a, b in zip(found, again, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or (a - b).norm() <= 2.0**-9 * b.norm(), "what meets in x is added in another dtype"
+    torch._dynamo.reset()
+    with torch.autocast(device.type, dtype=torch.float16):
+        assert torch.equal(bits(torch.compile(call, fullgraph=True, backend="aot_eager")(*leaves)), bits(wanted))
+    test_autocast_skips_backward_and_in_place_ops(device)
+
+
+def test_float32_through_torchs_ops(like_a_gpu, device):
+    """Told by the profiler, which names the ops that ran. The operands decide, not what is accumulated into."""
+    x, w, dz = (torch.randn(s, device=device) for s in [(5, 6), (4, 6), (5, 4)])
+
+    def ran(call):
+        with torch.profiler.profile() as profile:
+            call()
+        return {e.name.removeprefix("halfops::") for e in profile.events() if e.name.startswith("halfops::")}
+
+    for leaf in (x, w):
+        leaf.requires_grad_()
+    assert ran(lambda: H.linear(x, w, activation="gelu").sum().backward()) == set()
+    assert ran(lambda: H.gated_mlp(x, w, w, w.mT).sum().backward()) == set()
+    narrow = [t.detach().half().requires_grad_() for t in (x, w)]
+    assert ran(lambda: H.linear(*narrow).sum().backward()) == {"linear", "linear_dgrad", "linear_wgrad"}
+    for into in DTYPES:
+        target, x = torch.ones(4, 6, device=device, dtype=into), x.detach()
+        assert ran(functools.partial(H.linear_wgrad, dz, x, accumulate_into=target)) == set()
+        assert torch.equal(target, (1 + dz.mT @ x).to(into))
+        accumulate = functools.partial(H.linear_wgrad, dz.half(), x.half(), accumulate_into=target)
+        assert ran(accumulate) == {"linear_wgrad_"}
+    with pytest.raises(RuntimeError, match=r"weight: got torch.float16, wanted torch.float32 as input has"):
+        H.linear(x, narrow[1])
 
 
 # ---- infinities, NaNs and the tails ---------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ struct Plan {
     int64_t workspace_bytes = 0;
 };
 
-// fp16 and bf16 operands. An error where the device has no instructions for the dtype (bf16 below sm_80).
+// fp16 and bf16 operands. Where the device has no instructions for the dtype (bf16 below sm_80): cudaErrorNotSupported,
+// with the architecture's name as its text ("sm_75").
 CudaStatus plan(const Problem& problem, Plan* plan);
 CudaStatus gemm(const Problem& problem, const Plan& plan, void* workspace, void* stream);
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops import composed, fresh
+from halfops._ops import accumulation, composed, fresh
 from halfops._ops.pointwise import (
     activation_backward,
     activation_vjp,
     gated_activation_backward,
     gated_activation_vjp,
 )
-from halfops._ops.wiring import autocast, differentiable, dispatched, wants_grad
+from halfops._ops.wiring import autocast, autocast_inputs, calm, differentiable, dispatched, wants_grad
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
 
@@ -83,18 +83,43 @@ def _linear_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[A
             dz = activation_backward(grad, z, ctx.activation)
         if need_x:
             dx = linear_dgrad(dz, weight)
-        dw, db = parameter_grads(dz, x, need_weight, need_bias)
+        dw, db = parameter_grads(dz, x, need_weight, need_bias, getattr(ctx, "parameter", None))
     return dx, dw, db, grad if need_residual else None, None, None
 
 
 _linear = differentiable("linear", _linear_fake, _linear_setup, _linear_backward)
 
 
+class _AccumulatingLinear(torch.autograd.Function):
+    """The same op, which knows its weight as a parameter."""
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return _linear(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _linear_setup(ctx, inputs, output)
+        ctx.parameter = inputs[1]
+
+    backward = staticmethod(calm(_linear_backward))
+
+
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     save = activation != "none" and wants_grad(x, weight, bias)
-    output: Tensor = _linear(x, weight, bias, residual, activation, save)[0]
+    tensors, call = (x, weight, bias, residual), _linear
+    if fuse_wgrad_accumulation:
+        tensors = autocast_inputs(*tensors)
+        if accumulation.parameter_of(tensors[1], True) is not None:
+            call = _AccumulatingLinear.apply
+    output: Tensor = call(*tensors, activation, save)[0]
     return output
 
 
@@ -235,12 +260,22 @@ def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor, want_stat
 
 
 def parameter_grads(
-    dz: Tensor, x: Tensor | None, want_weight: bool, want_bias: bool
+    dz: Tensor, x: Tensor | None, want_weight: bool, want_bias: bool, parameter: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(dw, db) for a backward pass; without want_weight there need not be an x."""
+    """(dw, db) as a backward pass returns them; without want_weight there need not be an x.
+
+    The dw of a `parameter` is added into what accumulates its gradient, if that is possible now; then it is None here.
+    """
+    want_stats = want_weight and not torch.compiler.is_compiling() and fresh.wanted(dz.device)
+    target = accumulation.target_of(parameter) if want_weight else None
+    if target is not None:
+        assert x is not None
+        stats = linear_wgrad_(target, dz, x, want_stats=want_stats)
+        if stats is not None:
+            fresh.record(target, stats)
+        want_weight = want_stats = False
     if not want_weight and not want_bias:
         return None, None
-    want_stats = want_weight and not torch.compiler.is_compiling() and fresh.wanted(dz.device)
     dw, db, stats = linear_wgrad(
         dz, dz if x is None else x, want_weight=want_weight, want_bias=want_bias, want_stats=want_stats
     )
@@ -291,21 +326,44 @@ def _gated_linear_backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> 
     gate = _preact_of("gated_linear", x, gate_weight, gate_bias, gate, ctx.activation)
     up = _preact_of("gated_linear", x, up_weight, up_bias, up, ctx.activation)
     dgate, dup = gated_activation_backward(grad, gate, up, ctx.activation)
-    return *gated_linear_grads(ctx.needs_input_grad[:5], dgate, dup, x, gate_weight, up_weight), None, None
+    parameters = getattr(ctx, "parameters", (None, None))
+    grads = gated_linear_grads(ctx.needs_input_grad[:5], dgate, dup, x, gate_weight, up_weight, parameters)
+    return *grads, None, None
 
 
 def gated_linear_grads(
-    needs: Sequence[bool], dgate: Tensor, dup: Tensor, x: Tensor | None, gate_weight: Tensor, up_weight: Tensor
+    needs: Sequence[bool],
+    dgate: Tensor,
+    dup: Tensor,
+    x: Tensor | None,
+    gate_weight: Tensor,
+    up_weight: Tensor,
+    parameters: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (x, gate_weight, up_weight, gate_bias, up_bias), those that are needed."""
     need_x, need_gate, need_up, need_gate_bias, need_up_bias = needs
     dx = gated_linear_dgrad(dgate, dup, gate_weight, up_weight) if need_x else None
-    dgate_weight, dgate_bias = parameter_grads(dgate, x, need_gate, need_gate_bias)
-    dup_weight, dup_bias = parameter_grads(dup, x, need_up, need_up_bias)
+    dgate_weight, dgate_bias = parameter_grads(dgate, x, need_gate, need_gate_bias, parameters[0])
+    dup_weight, dup_bias = parameter_grads(dup, x, need_up, need_up_bias, parameters[1])
     return dx, dgate_weight, dup_weight, dgate_bias, dup_bias
 
 
 _gated_linear = differentiable("gated_linear", _gated_linear_fake, _gated_linear_setup, _gated_linear_backward)
+
+
+class _AccumulatingGatedLinear(torch.autograd.Function):
+    """The same op, which knows its weights as parameters."""
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return _gated_linear(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _gated_linear_setup(ctx, inputs, output)
+        ctx.parameters = [accumulation.parameter_of(weight, True) for weight in inputs[1:3]]
+
+    backward = staticmethod(calm(_gated_linear_backward))
 
 
 def gated_linear(
@@ -315,9 +373,15 @@ def gated_linear(
     gate_bias: Tensor | None = None,
     up_bias: Tensor | None = None,
     activation: str = "silu",
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     save = wants_grad(x, gate_weight, up_weight, gate_bias, up_bias)
-    output: Tensor = _gated_linear(x, gate_weight, up_weight, gate_bias, up_bias, activation, save)[0]
+    tensors, call = (x, gate_weight, up_weight, gate_bias, up_bias), _gated_linear
+    if fuse_wgrad_accumulation:
+        tensors = autocast_inputs(*tensors)
+        if any(accumulation.parameter_of(weight, True) is not None for weight in tensors[1:3]):
+            call = _AccumulatingGatedLinear.apply
+    output: Tensor = call(*tensors, activation, save)[0]
     return output
 
 

@@ -21,6 +21,7 @@ _LIBRARY = torch.library.Library("halfops", "IMPL")
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 # Dtypes that torch's ops serve: float64 everywhere; float32 on a GPU, where our products are those of 16-bit numbers.
 _COMPOSED = {"cuda": (torch.float64, torch.float32)}
+_CAST: dict[str, int] = {}  # how many arguments of an op autocast casts
 
 
 def _native(first: Any, second: Any, devices: frozenset[str]) -> bool:
@@ -84,6 +85,13 @@ def dispatched(
         if forward_ad._current_level >= 0:
             _refuse_tangents(name, args)
         if not _native(args[first], args[second], devices):
+            device = args[first].device.type
+            if device in _DEVICES and torch.is_autocast_enabled(device):
+                # By the op's own rule, not by those of the ops that it is composed of. Then there may be a kernel.
+                count = _CAST.get(name, 0)
+                cast = autocast_inputs(*args[:count])
+                with torch.autocast(device, enabled=False):
+                    return call(*cast, *args[count:])
             return composition(*args)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return op(*args)
@@ -126,8 +134,7 @@ def vjp(function: Callable[..., Any], tensors: Sequence[Tensor], grads: Sequence
 
 def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors as a forward op sees them: in the active dtype where autocast is on, else unchanged."""
-    first = next(t for t in tensors if t is not None)
-    device = first.device.type
+    device = next((t.device.type for t in tensors if t is not None), "")
     if device not in _DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
@@ -154,5 +161,6 @@ def _autocast(name: str, device: str, tensors: int) -> None:
 
 def autocast(name: str, tensors: int) -> None:
     """Casts the first `tensors` arguments. Backward and in-place ops have no rule: they keep their operands' dtype."""
+    _CAST[name] = tensors
     for device in _DEVICES:
         _autocast(name, device, tensors)

@@ -93,6 +93,8 @@ def path(probe: Probe, dtype: torch.dtype, device: str, here: dict[str, Any], bu
         missing = "not in this CPU build" if device == "cuda" and build["cuda"] is None else "not yet"
         return f"torch's own ops (kernel: {missing})" if probe.room in ROOM_HAS_COMPOSITION else missing
     if device == "cuda":
+        if probe.room == "linear" and dtype == torch.float32:
+            return "torch's own ops (kernel: for 16-bit numbers)"
         return f"kernel for {build['archs']}"
     if probe.room != "linear":
         return f"{here['engine']} engine"

@@ -8,6 +8,17 @@ gradient belongs to exactly the value that was computed. A NaN stays a NaN; at a
 On CPUs the float32 product is torch's own: torch.set_float32_matmul_precision("medium") holds for it too, and on CPUs
 with AMX that means products of bfloat16 numbers. Leave it at its default, "highest", where that is too coarse.
 
+On GPUs the kernels are those of 16-bit numbers: float32 goes to torch's own ops there.
+
+fuse_wgrad_accumulation=True, where a function has it, is for gradient accumulation: the kernel of a weight's gradient
+adds it straight into the weight's `main_grad` or, without one, into the `.grad` that is there, with one rounding from
+the float32 sum. That spares writing the gradient and reading it again. `main_grad` is an attribute that you set, a
+tensor of the weight's shape, perhaps in float32; `.grad` is then left alone. It happens in a plain backward pass, for a
+weight that is a leaf. Otherwise the gradient is returned as ever: the first time, when there is no `.grad` yet, for a
+weight that autocast casts, with create_graph=True, torch.autograd.grad or torch.compile. Hooks on the parameter do not
+see a gradient that is added this way (a tensor hook gets None), those by which DistributedDataParallel and sharding
+reduce gradients included: reduce them yourself after the last backward pass, or keep to the default.
+
 Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp) are refused.
 """
 
@@ -18,8 +29,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from halfops._ops import accumulation, pointwise
 from halfops._ops import linear as _ops
-from halfops._ops import pointwise
 from halfops._ops.wiring import autocast_inputs, calm, wants_grad
 
 
@@ -39,6 +50,7 @@ def linear(
     *,
     activation: str = "none",
     residual: Tensor | None = None,
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     """y = act(x w^T + b) + residual, as one kernel.
 
@@ -49,10 +61,11 @@ def linear(
     y = round(x w^T + b + residual). relu'(0) = 0.
     Saved for backward: input (if weight needs a gradient), weight (if input does); with an activation also z, and
     weight and bias, from which a second derivative computes z again.
+    fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
-    return _ops.linear(input, weight, bias, residual, activation)
+    return _ops.linear(input, weight, bias, residual, activation, fuse_wgrad_accumulation)
 
 
 def gated_linear(
@@ -63,6 +76,7 @@ def gated_linear(
     up_bias: Tensor | None = None,
     *,
     activation: str = "silu",
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     """y = act(x wg^T + bg) * (x wu^T + bu): SwiGLU ("silu"), GeGLU ("gelu", "gelu_tanh"), ReGLU ("relu").
 
@@ -70,10 +84,11 @@ def gated_linear(
     Numerics: both factors' inputs are rounded, then y = round(act(gate) * up). The gradient of input is the sum of two
     products and is rounded once.
     Saved for backward: input (if a weight needs a gradient), the weights and biases, gate and up.
+    fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
-    return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
+    return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation, fuse_wgrad_accumulation)
 
 
 def matmul(
@@ -183,9 +198,11 @@ class _MLP(torch.autograd.Function):
         b2: Tensor | None,
         residual: Tensor | None,
         activation: str,
+        fuse: bool,
     ) -> Tensor:
         hidden, z = _ops.linear_with_preact(x, w1, b1, activation)
         ctx.activation = activation
+        ctx.parameters = [accumulation.parameter_of(weight, fuse) for weight in (w1, w2)]
         ctx.save_for_backward(x, z, w1, b1, w2)
         return _ops.linear(hidden, w2, b2, residual)
 
@@ -193,18 +210,18 @@ class _MLP(torch.autograd.Function):
     @calm
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, z, w1, b1, w2 = ctx.saved_tensors
-        need_x, need_w1, need_b1, need_w2, need_b2, need_residual, _ = ctx.needs_input_grad
+        need_x, need_w1, need_b1, need_w2, need_b2, need_residual, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: the saved z has no history
             z = _ops.linear(x, w1, b1)
         dx = dw1 = db1 = None
         hidden = pointwise.activation(z, ctx.activation) if need_w2 else None
-        dw2, db2 = _ops.parameter_grads(grad, hidden, need_w2, need_b2)
+        dw2, db2 = _ops.parameter_grads(grad, hidden, need_w2, need_b2, ctx.parameters[1])
         if need_x or need_w1 or need_b1:
             dz, db1 = _ops.linear_dgrad_with_bias(grad, w2, z, ctx.activation, want_bias=need_b1)
-            dw1, _ = _ops.parameter_grads(dz, x, need_w1, False)
+            dw1, _ = _ops.parameter_grads(dz, x, need_w1, False, ctx.parameters[0])
             if need_x:
                 dx = _ops.linear_dgrad(dz, w1)
-        return dx, dw1, db1, dw2, db2, grad if need_residual else None, None
+        return dx, dw1, db1, dw2, db2, grad if need_residual else None, None, None
 
 
 def mlp(
@@ -216,6 +233,7 @@ def mlp(
     *,
     activation: str = "gelu",
     residual: Tensor | None = None,
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     """y = act(x w1^T + b1) w2^T + b2 + residual: two linear layers as one differentiable function.
 
@@ -223,13 +241,14 @@ def mlp(
     Dtypes, activations, numerics and autocast as for `linear`; the result is, bit for bit, that of two calls of it. The
     hidden gradient meets the activation's derivative as `linear_dgrad` says.
     Saved for backward: input, z = x w1^T + b1 [*, H], both weights and fc1_bias. The hidden activation is not kept but
-    computed again, and the activation's derivative is applied inside the second layer's dgrad.
+    computed again; the second layer's dgrad applies the activation's derivative and adds up fc1_bias's gradient.
+    fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
     tensors = autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
     if wants_grad(*tensors):
-        return _apply(_MLP, *tensors, activation)
+        return _apply(_MLP, *tensors, activation, fuse_wgrad_accumulation)
     x, w1, b1, w2, b2, residual = tensors
     return _ops.linear(_ops.linear(x, w1, b1, None, activation), w2, b2, residual)
 
@@ -249,9 +268,11 @@ class _GatedMLP(torch.autograd.Function):
         down_bias: Tensor | None,
         residual: Tensor | None,
         activation: str,
+        fuse: bool,
     ) -> Tensor:
         hidden, gate, up = _ops.gated_linear_with_preact(x, gate_weight, up_weight, gate_bias, up_bias, activation)
         ctx.activation = activation
+        ctx.parameters = [accumulation.parameter_of(weight, fuse) for weight in (gate_weight, up_weight, down_weight)]
         ctx.save_for_backward(x, gate, up, gate_weight, up_weight, down_weight, gate_bias, up_bias)
         return _ops.linear(hidden, down_weight, down_bias, residual)
 
@@ -259,21 +280,21 @@ class _GatedMLP(torch.autograd.Function):
     @calm
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, gate, up, gate_weight, up_weight, down_weight, gate_bias, up_bias = ctx.saved_tensors
-        need_x, need_gate, need_up, need_down, need_gb, need_ub, need_db, need_residual, _ = ctx.needs_input_grad
+        need_x, need_gate, need_up, need_down, need_gb, need_ub, need_db, need_residual, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: what was saved has no history
             gate, up = _ops.linear(x, gate_weight, gate_bias), _ops.linear(x, up_weight, up_bias)
         dx = dgate_weight = dup_weight = dgb = dub = None
         hidden = pointwise.gated_activation(gate, up, ctx.activation) if need_down else None
-        ddown_weight, ddb = _ops.parameter_grads(grad, hidden, need_down, need_db)
+        ddown_weight, ddb = _ops.parameter_grads(grad, hidden, need_down, need_db, ctx.parameters[2])
         if need_x or need_gate or need_up or need_gb or need_ub:
             dgate, dup, dgb, dub = _ops.gated_dgrad(
                 grad, down_weight, gate, up, ctx.activation, want_bias=need_gb or need_ub
             )
             dx, dgate_weight, dup_weight, _, _ = _ops.gated_linear_grads(
-                (need_x, need_gate, need_up, False, False), dgate, dup, x, gate_weight, up_weight
+                (need_x, need_gate, need_up, False, False), dgate, dup, x, gate_weight, up_weight, ctx.parameters
             )
         dgb, dub = dgb if need_gb else None, dub if need_ub else None
-        return dx, dgate_weight, dup_weight, ddown_weight, dgb, dub, ddb, grad if need_residual else None, None
+        return dx, dgate_weight, dup_weight, ddown_weight, dgb, dub, ddb, grad if need_residual else None, None, None
 
 
 def gated_mlp(
@@ -287,18 +308,22 @@ def gated_mlp(
     *,
     activation: str = "silu",
     residual: Tensor | None = None,
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     """y = (act(x wg^T + bg) * (x wu^T + bu)) wd^T + bd + residual: a transformer's gated block as one function.
 
     Shapes: input [*, K], gate_weight and up_weight [H, K], down_weight [N, H], their biases [H], [H], [N], residual and
-    result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`.
+    result [*, N]. Dtypes, activations, numerics and autocast as for `gated_linear` and `linear`. The hidden gradient
+    meets the derivatives of both factors before it is rounded; on CPUs with bfloat16 instructions, bfloat16 does after.
     Saved for backward: input, the rounded inputs of both factors, gate and up [*, H], the weights, gate_bias and
-    up_bias. The product of the two factors is not kept but computed again.
+    up_bias. The product of the two factors is not kept but computed again; the last layer's dgrad applies both
+    derivatives and adds up the gradients of gate_bias and up_bias.
+    fuse_wgrad_accumulation: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
     tensors = autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
     if wants_grad(*tensors):
-        return _apply(_GatedMLP, *tensors, activation)
+        return _apply(_GatedMLP, *tensors, activation, fuse_wgrad_accumulation)
     x, wg, wu, wd, bg, bu, bd, residual = tensors
     return _ops.linear(_ops.gated_linear(x, wg, wu, bg, bu, activation), wd, bd, residual)

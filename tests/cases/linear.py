@@ -307,7 +307,7 @@ def gated_dgrad_cases():
     for size in SIZES:
         yield _gated_linear_dgrad("x".join(map(str, size)), size)
         yield _gated_dgrad("x".join(map(str, size)), size)
-    for activation in GATED:
+    for activation in ("none", *GATED):
         yield _gated_dgrad(activation, (23, 37, 41), activation)
     for other in LAYOUTS[1:]:
         for i in range(4):
