@@ -19,7 +19,7 @@ pytestmark = [
 needs_disassembler = pytest.mark.skipif(
     units.disassembler() is None, reason="no nvdisasm here: `pip install nvidia-cuda-nvdisasm` has it"
 )
-# SASS is read for the two that binaries are built for; every unit compiles for the third, too.
+# SASS is read for the two that most cards run.
 READ_ARCHS = ("80", "90a")
 passes = pytest.mark.parametrize("source", kernels.PASSES)
 read_archs = pytest.mark.parametrize("arch", READ_ARCHS)
@@ -34,8 +34,7 @@ def with_local_memory(report: str) -> list[str]:
     return [r.name for r in units.resources(report) if r.stack > 0 or r.spilled > 0]
 
 
-@pytest.mark.parametrize("arch", units.ARCHS)
-@pytest.mark.parametrize("source", units.UNITS)
+@pytest.mark.parametrize(("source", "arch"), units.PAIRS)
 def test_units_compile_without_warning_or_local_memory(source, arch):
     built = units.unit(source, arch)
     assert not built.failed, built.report
@@ -58,15 +57,19 @@ def wrong_opcodes(function: sass.Function, kernel: kernels.Kernel) -> set[str]:
     """Local memory, conversions and approximations that the source has no use for.
 
     Square root and division begin with an approximation, try both directions, and end exactly rounded: the PTX says
-    which they are. Sums convert to double, fp16 is rounded by the instruction for it.
+    which they are. Sums convert to double and back, fp16 is rounded by the instruction for it.
     """
     allowed = r"HFMA2\.MMA$"  # ptxas loads constants with it
     if kernel.roots:
         allowed += r"|MUFU\.(RCP|RSQ)$|(FADD|FMUL|FFMA|FSETP\.\w+)\.FTZ(\.AND)?$|FFMA\.R[MPZ]$"
     if kernel.double_sums:
-        allowed += r"|F2F\.F64\.F32$"
+        allowed += r"|F2F\.(F64\.F32|F32\.F64)$"
     if re.search(r"\bf16\b|unscale_", kernel.name):
         allowed += r"|F2FP(\.F16\.F32)?\.PACK_AB$"
+    if re.search(r"Relu: f16", kernel.name):
+        allowed += r"|F2FP\.RELU(\.F16\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
+    if kernel.name.startswith("column_sums"):  # a share's number is divided into row block and strip
+        allowed += r"|MUFU\.RCP$|I2F\.U(32|64)\.RP$|F2I\.FTZ\.U32\.TRUNC\.NTZ$"
     suspects = {i.opcode for i in function.code if re.match(r"LDL|STL|MUFU|F2F|HFMA|.*\.(FTZ|RZ|RM|RP)\b", i.opcode)}
     return {opcode for opcode in suspects if not re.match(allowed, opcode)}
 
@@ -102,11 +105,9 @@ def test_loops_load_and_store_16_bytes_and_all_loads_are_in_flight(source, arch)
         found = sorted(functions[kernel.mangled].wide_loops(), key=lambda loop: sum(i.is_wide_load for i in loop))
         assert len(found) >= len(wanted), kernel.name
         for loop, declared in zip(found, wanted, strict=False):
-            # unscale_ computes so much between load and store that the compiler keeps one load back.
-            least = declared.loads * 3 // 4 if kernel.name == "unscale_" else declared.loads
             if CUT_STORES.match(kernel.name):
                 declared = dataclasses.replace(declared, stores=declared.stores - 1)
-            if said := wrong_loop(loop, declared, kernel.scalar_loads, least):
+            if said := wrong_loop(loop, declared, kernel.scalar_loads, declared.least):
                 wrong[kernel.name, declared.label] = said
     assert wrong == {}
 
@@ -156,7 +157,7 @@ def test_fused_and_approximate_operations_are_found(planted):
 @pytest.mark.parametrize(
     "operation",
     ["add.f32", "add.ftz.f32", "mul.rz.f32", "mad.f32", "fma.rn.f64", "sqrt.approx.f32", "rsqrt.approx.ftz.f32",
-     "rcp.rn.f32", "cvt.rz.f16.f32", "ex2.approx.f32", "fma.rn.f16x2", "add.rn.ftz.f32"],
+     "rcp.approx.ftz.f32", "cvt.rz.f16.f32", "ex2.approx.f32", "fma.rn.f16x2", "add.rn.ftz.f32"],
 )  # fmt: skip
 def test_every_wrong_operation_is_one(operation):
     assert ptx.wrong_operations(f"\t{operation} \t%f1, %f2, %f3;\n", fused_doubles=False) == {operation}

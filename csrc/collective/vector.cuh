@@ -1,6 +1,8 @@
 // Eight neighbours of an array at a time: in 16-byte accesses where they are whole and aligned, else one by one.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "core/chunks.h"
@@ -62,6 +64,16 @@ struct Eight {
         auto* vectors = in_global_memory(reinterpret_cast<Vector16*>(at));
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) vectors[v] = vector[v];
+    }
+    // The same by an intrinsic, which nvcc cannot cut into stores of a word each; nor can it move loads across. For
+    // kernels that have registers to spare: those of the optimizers spill with it.
+    __device__ __forceinline__ void store_whole(T* at) const {
+        auto* vectors = reinterpret_cast<uint4*>(at);
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+            const uint32_t (&word)[4] = vector[v].word;
+            __stwb(vectors + v, make_uint4(word[0], word[1], word[2], word[3]));
+        }
     }
 };
 

@@ -84,7 +84,7 @@ __device__ __forceinline__ void whole_tile(const Operands<Op, T>& operands, int6
         }
         const int64_t at = first + (u * kWarpSize + lane_index()) * kEight;
 #pragma unroll
-        for (int k = 0; k < Op::kOuts; ++k) out[k].store(operands.out[k] + at);
+        for (int k = 0; k < Op::kOuts; ++k) out[k].store_whole(operands.out[k] + at);
     }
 }
 

@@ -18,14 +18,39 @@ struct Rows {
     bool aligned;  // every row begins at a multiple of 16 bytes
 };
 
-// A thread adds eight neighbours; the rows of 128 bytes in flight do not wait for one another.
+// A thread's eight columns are neighbours; the rows of one round do not wait for one another.
 template <class T>
-__device__ __forceinline__ void add_eights(const T* at, int64_t rows, int64_t stride, float (&sums)[kEight]) {
-#pragma unroll(8 / Eight<T>::kVectors)
-    for (int64_t i = 0; i < rows; ++i) {
-        const Eight<T> loaded = Eight<T>::load(at + i * stride);
+__device__ __forceinline__ void add_aligned(const T* at, int64_t rows, int64_t stride, float (&sums)[kEight]) {
+    constexpr int kTogether = 8 / Eight<T>::kVectors;
+    int64_t i = 0;
+#pragma unroll 1
+    for (; i + kTogether <= rows; i += kTogether) {
+        Eight<T> loaded[kTogether];
 #pragma unroll
-        for (int j = 0; j < kEight; ++j) sums[j] += to_f32(element_of<T>(loaded.bits(j)));
+        for (int u = 0; u < kTogether; ++u) loaded[u] = Eight<T>::load(at + (i + u) * stride);
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+#pragma unroll
+            for (int j = 0; j < kEight; ++j) sums[j] += to_f32(element_of<T>(loaded[u].bits(j)));
+        }
+    }
+#pragma unroll 1
+    for (; i < rows; ++i) {
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) sums[j] += to_f32(at[i * stride + j]);
+    }
+}
+
+// A thread's eight columns are kWarpSize apart, so that a warp's accesses are neighbours; only `cols` are there.
+template <class T>
+__device__ __forceinline__ void add_any(const T* at, int64_t rows, int64_t cols, int64_t stride,
+                                        float (&sums)[kEight]) {
+#pragma unroll 2
+    for (int64_t i = 0; i < rows; ++i) {
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) {
+            if (j * kWarpSize < cols) sums[j] += to_f32(at[i * stride + j * kWarpSize]);
+        }
     }
 }
 
@@ -36,22 +61,20 @@ __global__ void __launch_bounds__(kSumThreads, 4) add_rows_kernel(Rows<T> x, flo
     for (int64_t w = warp_in_grid(); w < strips * blocks; w += warps_in_grid()) {
         const int64_t block = w / strips, col = w % strips * kStrip;
         const int64_t rows = smaller(kRowsInFloat, x.rows - block * kRowsInFloat);
-        const T* first = x.data + block * kRowsInFloat * x.stride + col;
-        float* target = partial + block * x.cols + col;
-        if (x.aligned && col + kStrip <= x.cols) {
-            float sums[kEight] = {};
-            const int mine = lane_index() * kEight;
-            add_eights(first + mine, rows, x.stride, sums);
-#pragma unroll
-            for (int j = 0; j < kEight; ++j) target[mine + j] = sums[j];
+        const bool whole = x.aligned && col + kStrip <= x.cols;
+        const int mine = whole ? lane_index() * kEight : lane_index(), apart = whole ? 1 : kWarpSize;
+        const T* first = x.data + block * kRowsInFloat * x.stride + col + mine;
+        const int64_t there = x.cols - col - mine;
+        float sums[kEight] = {};
+        if (whole) {
+            add_aligned(first, rows, x.stride, sums);
         } else {
-            // Columns in turn, so that a warp's accesses are neighbours.
-            for (int64_t j = lane_index(); j < smaller(kStrip, x.cols - col); j += kWarpSize) {
-                float sum = 0.0f;
-#pragma unroll 8
-                for (int64_t i = 0; i < rows; ++i) sum += to_f32(first[i * x.stride + j]);
-                target[j] = sum;
-            }
+            add_any(first, rows, there, x.stride, sums);
+        }
+        float* target = partial + block * x.cols + col + mine;
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) {
+            if (j * apart < there) target[j * apart] = sums[j];
         }
     }
 }

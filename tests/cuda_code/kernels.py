@@ -34,6 +34,9 @@ ROUNDINGS = _enumerators("optim/optim.h", "Rounding")
 STEP_THREADS = _constant("optim/step.cuh", "kStepThreads")
 SCALE_THREADS = _constant("scale/nonfinite.cuh", "kThreads")
 UNROLL = _constant("scale/nonfinite.cuh", "kUnroll")
+POINTWISE_THREADS = _constant("pointwise/elementwise.cuh", "kThreads")
+SUM_THREADS = _constant("pointwise/row_sums.cuh", "kSumThreads")
+ROW_VECTORS = _constant("pointwise/row_sums.cuh", "kTogether")
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,20 @@ def vectors(width: int) -> int:
 
 @dataclass(frozen=True)
 class Loop:
-    """One round of a loop: how many 16-byte loads and stores of tensors, for how many elements of a thread."""
+    """One round of a loop: how many 16-byte loads and stores of tensors, for how many elements of a thread.
+
+    Where much is computed between load and store, the compiler keeps loads back: `least` are in flight together.
+    """
 
     label: str
     loads: int
     stores: int
     elements: int
+    held_back: bool = False
+
+    @property
+    def least(self) -> int:
+        return min(self.loads, max(2, self.loads * 2 // 3)) if self.held_back else self.loads
 
     @property
     def bytes_per_element(self) -> float:
@@ -116,16 +127,56 @@ def _optim_kernel(source: str, mangled: str, found: re.Match[str]) -> Kernel:
         loop = Loop("", read + states, weight + extra, EIGHT)
     else:
         loop = Loop("", read + weight + states, weight + extra + states, EIGHT)
-    stored = found[4].removeprefix("halfops::").replace("float", "f32")
+    stored = _stored(found[4])
     beside = {"none": rounding if width == 2 else ""}.get(master, f"{master} master")
     plain = {"AdamRule<true>": "AdamW", "AdamRule<false>": "Adam"}.get(found[2] + (found[3] or ""), found[2])
     name = f"{plain}{', norms' if measures else ''}: {stored}{', ' + beside if beside else ''}"
     return Kernel(source, mangled, name, STEP_THREADS, (loop,), -(-rule.scalars // VECTOR), measures, rule.roots)
 
 
+# The pointwise room's operations: how many arrays they read and write.
+OPERATIONS = {
+    name: (int(ins), int(outs))
+    for name, ins, outs in re.findall(
+        r"struct (\w+) {\s+static constexpr int kIns = (\d), kOuts = (\d);",
+        (CSRC / "pointwise/elementwise.cuh").read_text(),
+    )
+}
+PUBLIC = {
+    "Activate": "activation", "ActivateBackward": "activation_backward", "Gate": "gated_activation",
+    "GateBackward": "gated_activation_backward",
+}  # fmt: skip
+ELEMENTWISE = re.compile(r"elementwise_kernel<halfops::pointwise::(\w+)<halfops::(\w+)>, ([\w:]+)>")
+COLUMNS = re.compile(r"add_(rows|columns)_kernel<(?:\w+, )?([\w:]+)>")
+
+
+def _stored(name: str) -> str:
+    return name.removeprefix("halfops::").replace("float", "f32")
+
+
+def _elementwise_kernel(source: str, mangled: str, found: re.Match[str]) -> Kernel:
+    (ins, outs), dtype = OPERATIONS[found[1]], found[3]
+    if found[1] == "ActivateBackward" and found[2] == "Identity":
+        ins = 1  # the gradient passes, wherever it is taken
+    each = vectors(WIDTHS[dtype])
+    eights = 2 if OPERATIONS[found[1]][0] * each == 1 else 1
+    loop = Loop("", eights * ins * each, eights * outs * each, eights * EIGHT, held_back=True)
+    divides = found[2] not in ("Identity", "Relu")
+    name = f"{PUBLIC[found[1]]} {found[2]}: {_stored(dtype)}"
+    return Kernel(source, mangled, name, POINTWISE_THREADS, (loop,), 0, False, divides)
+
+
+def _column_kernel(source: str, mangled: str, found: re.Match[str]) -> Kernel:
+    name = f"column_sums: {_stored(found[2])}"
+    if found[1] == "columns":  # the second pass, over what the first has left
+        return Kernel(source, mangled, f"{name}, ordered", 1024, (), 0, True, False)
+    loop = Loop("", ROW_VECTORS, 0, ROW_VECTORS * EIGHT // vectors(WIDTHS[found[2]]), held_back=True)
+    return Kernel(source, mangled, name, SUM_THREADS, (loop,), 0, False, False)
+
+
 def _scale_kernel(source: str, mangled: str, name: str, writes: bool, sums: bool) -> Kernel:
     loops = tuple(
-        Loop(label, UNROLL * vectors(width), UNROLL * vectors(width) * writes, UNROLL * EIGHT)
+        Loop(label, UNROLL * vectors(width), UNROLL * vectors(width) * writes, UNROLL * EIGHT, writes)
         for label, width in (("f16", 2), ("bf16", 2), ("f32", 4))
     )
     return Kernel(source, mangled, name, SCALE_THREADS, loops, 0, sums, False)
@@ -135,6 +186,10 @@ def kernel_of(source: str, mangled: str, name: str) -> Kernel | None:
     """By the demangled name; None for a kernel that makes no pass over tensors."""
     if found := STEP.search(name):
         return _optim_kernel(source, mangled, found)
+    if found := ELEMENTWISE.search(name):
+        return _elementwise_kernel(source, mangled, found)
+    if found := COLUMNS.search(name):
+        return _column_kernel(source, mangled, found)
     if "nonfinite_kernel" in name:
         return _scale_kernel(source, mangled, "nonfinite_check", writes=False, sums=False)
     if "stats_kernel<false>" in name:
@@ -157,4 +212,4 @@ def kernels(source: str, arch: str) -> list[tuple[Kernel, Resources]]:
 
 
 # Units with such kernels, by their text: the list is wanted before anything is compiled.
-PASSES = tuple(s for s in UNITS if re.search(r"launch_set<|stats_kernel", (ROOT / s).read_text()))
+PASSES = tuple(s for s in UNITS if re.search(r"launch_set<|stats_kernel|elementwise_kernel", (ROOT / s).read_text()))

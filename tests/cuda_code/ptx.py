@@ -16,7 +16,7 @@ EXACT = re.compile(
     r"cvt\.(f32\.f16|f32\.bf16|f64\.f32|f64\.f16|rzi\.\w+\.f(32|64)|rni\.\w+\.f(32|64))$"
 )
 ROUNDED = re.compile(
-    r"(add|sub|mul|div|sqrt)\.rn\.(f32|f64)$|cvt\.rn\.(f16|f32)\.(f32|f64|[su]\d+)$|cvt\.rn\.f64\.[su]\d+$"
+    r"(add|sub|mul|div|rcp|sqrt)\.rn\.(f32|f64)$|cvt\.rn\.(f16|f32)\.(f32|f64|[su]\d+)$|cvt\.rn\.f64\.[su]\d+$"
 )
 
 

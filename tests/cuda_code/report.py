@@ -17,6 +17,10 @@ MAIN = [
     "AdamW: f16, split master", "AdamW: bf16, split master", "AdamW: bf16, f32 master", "AdamW: bf16, stochastic",
     "AdamW: f32", "SgdMomentum: f16, split master", "Sgd: f16, split master", "Lion: f16, split master",
     "Lamb, norms: f16, split master", "Lamb: f16, split master", "nonfinite_check", "grad_stats", "unscale_",
+    "activation Relu: f16", "activation Gelu: f16", "activation Gelu: bf16", "activation Silu: f16",
+    "activation_backward Gelu: f16", "activation_backward GeluTanh: f16", "gated_activation Silu: f16",
+    "gated_activation_backward Silu: f16", "gated_activation_backward Silu: f32",
+    "column_sums: f16", "column_sums: bf16", "column_sums: f32",
 ]  # fmt: skip
 
 

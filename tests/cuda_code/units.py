@@ -19,11 +19,13 @@ from pathlib import Path
 import kept
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHS = ("80", "90a", "120")
-
-
 setup = kept.setup()
 UNITS = tuple(name for name in setup.sources(cuda=True) if name.endswith(".cu"))
+# Every unit compiles for Turing, Ampere, Hopper and the consumers' Blackwell. The products are many units of the same
+# templates: two architectures for all of them, the others for the first.
+ARCHS = ("80", "90a", "120", "75")
+INSTANCES = tuple(name for name in UNITS if name.startswith("csrc/linear/instances/"))
+PAIRS = tuple((s, a) for s in UNITS for a in ARCHS if a in ("80", "90a") or s not in INSTANCES[1:])
 
 
 @functools.cache
@@ -118,13 +120,13 @@ def compiled(source: str, arch: str, strict: bool = True) -> Compiled:
 def in_parallel(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Future[Compiled]]:
     """All of them, two at a time, those first that take longest; whoever needs one waits for it alone."""
     pool = ThreadPoolExecutor(2)
-    longest_first = sorted(pairs, key=lambda pair: ("optim_cuda_" not in pair[0], pair[1], pair[0]))
+    longest_first = sorted(pairs, key=lambda pair: (not re.search("optim_cuda_|linear/", pair[0]), pair[1], pair[0]))
     return {pair: pool.submit(compiled, *pair) for pair in longest_first}
 
 
 def unit(source: str, arch: str) -> Compiled:
     """A unit of csrc; the first call starts the compilers for all."""
-    return in_parallel(tuple((source, arch) for source in UNITS for arch in ARCHS))[source, arch].result()
+    return in_parallel(PAIRS)[source, arch].result()
 
 
 @dataclass(frozen=True)

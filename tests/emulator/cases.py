@@ -139,6 +139,34 @@ def _streamed_sums(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 96, 4)[:, ::-1].sum(0).ravel()
 
 
+def column_sums_case(rows: int, cols: int) -> Case:
+    """The ordered sum of partial sums; whole numbers are exact in any order."""
+    partial = (np.arange(rows * cols, dtype=np.float32) % 7).reshape(rows, cols)
+
+    def arrays() -> Arrays:
+        sizes = {"rows": np.array([rows]), "cols": np.array([cols])}
+        return {"partial": partial.copy(), "sums": np.full(cols, np.nan, np.float32), **sizes}
+
+    return Case(COLUMNS, "add_floats", arrays, lambda arrays: np.array_equal(arrays["sums"], partial.sum(0)), seeds=3)
+
+
+def gated_case(size: int, offset: int) -> Case:
+    """relu(gate) * up of whole numbers."""
+    gate, up = (np.arange(size, dtype=np.float32) % k - 3 for k in (5, 7))
+    product = to_bf16(np.maximum(gate, 0) * up)
+
+    def arrays() -> Arrays:
+        return {
+            "activation": np.array([1], np.int32),
+            "dtype": np.array([1], np.int32),
+            "gate": misaligned(to_bf16(gate), offset),
+            "up": misaligned(to_bf16(up), offset),
+            "h": misaligned(np.full(size, 0x7FC0, np.uint16), offset),
+        }
+
+    return Case(POINTWISE, "gate", arrays, lambda arrays: np.array_equal(arrays["h"], product), seeds=20)
+
+
 def _row_sums(values: np.ndarray) -> np.ndarray:
     padded = np.zeros(-(-len(values) // 96) * 96, np.float32)
     padded[: len(values)] = values
@@ -147,6 +175,7 @@ def _row_sums(values: np.ndarray) -> np.ndarray:
 
 SCALE = program("scale", "csrc/scale/scale_cuda.cu", "csrc/collective/upload.cu")
 POINTWISE = program("pointwise", "csrc/pointwise/pointwise_cuda.cu")
+COLUMNS = program("columns")
 OPTIM = program(
     "optim",
     "csrc/optim/optim_cuda.cu",
@@ -199,4 +228,6 @@ CASES = {
     "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1, place=-2),
     "nonfinite, another lane": nonfinite_case(np.uint16, 0, 4099, 1, place=77),
     "stats": stats_case(count=300, size=131),
+    "column sums": column_sums_case(rows=1100, cols=20),
+    "gated": gated_case(size=1003, offset=1),
 }

@@ -81,6 +81,8 @@ EXCHANGE = "tests/emulator/kernels/exchange.cuh"
 NONFINITE = "csrc/scale/nonfinite.cuh"
 STATS = "csrc/scale/stats.cuh"
 STEP = "csrc/optim/step.cuh"
+COLUMN_SUMS = "csrc/collective/column_sums.cuh"
+ELEMENTWISE = "csrc/pointwise/elementwise.cuh"
 WARP = "csrc/collective/warp.cuh"
 
 MUTATIONS = [
@@ -300,6 +302,22 @@ MUTATIONS = [
         "if (lane_index() == 0) set.norms[c] = sums;",
         "set.norms[c] = sums;",
         "- - - ? race",
+    ),
+    Mutation(
+        "column sums: one half of the array for all rounds",
+        "column sums",
+        COLUMN_SUMS,
+        "first += kGroupsAtOnce, half ^= kAddThreads)",
+        "first += kGroupsAtOnce)",
+        "- wrong wrong ? race",
+    ),
+    Mutation(
+        "activations: a tile's end is not looked at",
+        "gated",
+        ELEMENTWISE,
+        "first >= 0 && first + kLength <= n)",
+        "first >= 0)",
+        "error error error ? ?",
     ),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emulator.cases import POINTWISE
+from emulator.cases import COLUMNS, POINTWISE
 from emulator.program import Mode
 from emulator.work import CODES, memory, same_bits
 from halfops._ops import ops
@@ -95,9 +95,8 @@ def test_sanitizers_have_nothing_to_say(flavour):
     for name, (ins, outs, _) in OPS.items():
         check_op(name, "gelu", torch.float16, 777, [3], Mode("random", 1), flavour)
         check_op(name, "silu", torch.float32, 777, [1, 0, 3, 2, 1][: len(ins) + len(outs)], Mode(), flavour)
-    for dtype in CODES:
-        check_column_sums(dtype, 2100, 261, 264, 0, Mode("random", 2), flavour)
-        check_column_sums(dtype, 70, 300, 301, 1, Mode(), flavour)
+    check_column_sums(torch.float16, 69, 261, 264, 0, Mode("random", 2), flavour)
+    check_column_sums(torch.float32, 69, 261, 263, 1, Mode(), flavour)
 
 
 # --- column sums ----------------------------------------------------------------------------------------------------
@@ -165,5 +164,5 @@ def test_partial_sums_of_either_kind_are_added_in_order(kind):
             total += group
         arrays = {"partial": partial, "rows": np.array([rows]), "cols": np.array([cols])}
         arrays["sums"] = np.full(cols, np.nan, np.float32)
-        assert POINTWISE.run(f"add_{kind}s", arrays, MODES[rows % len(MODES)]).text == ""
+        assert COLUMNS.run(f"add_{kind}s", arrays, MODES[rows % len(MODES)]).text == ""
         assert np.array_equal(arrays["sums"], total.astype(np.float32))

@@ -1,7 +1,6 @@
 // The pointwise room's launchers.
 #include "pointwise/pointwise.h"
 
-#include "collective/column_sums.cuh"
 #include "driver/entry.h"
 #include "entries/memory.h"
 
@@ -48,16 +47,5 @@ const Entry column_sums("column_sums", [](const Arguments& arguments) {
                                        cols, arguments.value<int64_t>("row_stride"), workspace.get(), nullptr,
                                        arguments["sums"].data));
 });
-
-// The second pass alone, from partial sums of either kind.
-template <class Partial>
-void add(const Arguments& arguments) {
-    const auto rows = arguments.value<int64_t>("rows"), cols = arguments.value<int64_t>("cols");
-    check(status_of(
-        add_columns(arguments["partial"].as<const Partial>(), rows, cols, arguments["sums"].as<float>(), nullptr)));
-}
-
-const Entry add_floats("add_floats", [](const Arguments& arguments) { add<float>(arguments); });
-const Entry add_doubles("add_doubles", [](const Arguments& arguments) { add<double>(arguments); });
 
 }  // namespace
