@@ -138,8 +138,8 @@ MUTATIONS = [
         "no __syncwarp between lanes",
         "neighbour",
         EXCHANGE,
-        "    __syncwarp();\n",
-        "",
+        "    __syncwarp();\n    out[threadIdx.x]",
+        "    out[threadIdx.x]",
         "wrong wrong wrong wrong race",
     ),
     Mutation(
@@ -208,11 +208,11 @@ MUTATIONS = [
         "wrong wrong wrong wrong race",
     ),
     Mutation(
-        "copies are waited for after the last of them has been used",
+        "copies are waited for with the last row alone",
         "streamed sums",
         EXCHANGE,
-        "        halfops::ptx::cp_async_wait<1>();\n        __syncthreads();\n        const float4 value",
-        "        __syncthreads();\n        if (row + 1 == rows) halfops::ptx::cp_async_wait<1>();\n        const float4 value",
+        "        halfops::ptx::cp_async_wait<1>();\n",
+        "        if (row + 1 == rows) halfops::ptx::cp_async_wait<1>();\n",
         "wrong wrong wrong wrong race",
     ),
     Mutation(

@@ -47,8 +47,8 @@ MISTAKES = {
     "copy_from_a_misaligned_place": (r"cp.async from 0x\w+, which is not a multiple of 16", "floats + 2"),
     "copy_of_too_many_bytes": (r"cp.async reads 0 to 16 bytes, not 17", "17"),
     "copy_of_fewer_than_no_bytes": (r"cp.async reads 0 to 16 bytes, not -4", "-4"),
-    "copy_without_a_wait": (r"exits with 1 copies that it has not waited for", "cp_async_16"),
-    "copy_in_no_group": (r"exits with 1 copies that it has put into no group", "cp_async_16"),
+    "copy_without_a_wait": (r"exits and has not waited for its copy", "cp_async_16"),
+    "copy_in_no_group": (r"exits and has put its copy into no group", "cp_async_16"),
     "matrix_row_misaligned": (r"ldmatrix of a row at 0x\w+, which is not a multiple of 16", "ldmatrix_x2"),
     "matrix_row_in_global_memory": (
         r"ldmatrix of a row at 0x\w+, which is not in the block's shared memory, .*lane 9\]",
@@ -133,6 +133,7 @@ def test_a_copy_that_reads_beside_its_source():
     ("name", "lines"),
     [
         ("no_barrier_after_the_copy", ("cp_async_16(pieces()", "pieces()[threadIdx.x ^ 32].x")),
+        ("wait_for_too_few_groups", ("cp_async_16(second", "= second[threadIdx.x ^ 32].x")),
         ("no_barrier_before_the_matrices", ("pieces()[threadIdx.x] = ", "ldmatrix_x4(r, pieces()")),
         ("source_written_before_the_wait", ("cp_async_16(pieces()", "memory.floats[threadIdx.x] = 1.0f")),
     ],

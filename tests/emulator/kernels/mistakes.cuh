@@ -171,6 +171,21 @@ __device__ inline void no_barrier_after_the_copy(Memory memory) {
     memory.words[threadIdx.x] = pieces()[threadIdx.x ^ 32].x;
 }
 
+// The second group is used, the first one waited for.
+__device__ inline void wait_for_too_few_groups(Memory memory) {
+    uint4* second = halfops::shared_array<struct Second, uint4, 64>();
+    halfops::ptx::cp_async_16(pieces() + threadIdx.x, memory.floats, 16);
+    halfops::ptx::cp_async_commit();
+    halfops::ptx::cp_async_16(second + threadIdx.x, memory.floats, 16);
+    halfops::ptx::cp_async_commit();
+    halfops::ptx::cp_async_wait<1>();
+    __syncthreads();
+    memory.words[threadIdx.x] = pieces()[threadIdx.x ^ 32].x;
+    memory.words[threadIdx.x] = second[threadIdx.x ^ 32].x;
+    __syncthreads();
+    halfops::ptx::cp_async_wait<0>();
+}
+
 __device__ inline void no_barrier_before_the_matrices(Memory memory) {
     pieces()[threadIdx.x] = {0, 0, 0, 0};
     uint32_t r[4];
@@ -264,6 +279,7 @@ inline constexpr Mistake kMistakes[] = {
     {"copy_in_no_group", copy_in_no_group},
     {"copy_beside_the_source", copy_beside_the_source},
     {"no_barrier_after_the_copy", no_barrier_after_the_copy},
+    {"wait_for_too_few_groups", wait_for_too_few_groups},
     {"no_barrier_before_the_matrices", no_barrier_before_the_matrices},
     {"source_written_before_the_wait", source_written_before_the_wait},
     {"matrix_row_misaligned", matrix_row_misaligned},

@@ -46,11 +46,17 @@ void count(const void* shared, Location where) {
     if (phases.conflicts(thread.lane(), where.line(), where.column(), shared)) ++counters().copy_conflicts;
 }
 
-// The thread owns what is read and written from the start of the copy to the wait for it. The race detector hears of
-// both ends: that nobody has used the target since a barrier, and that nobody will before the next one.
-void note(const Thread& thread, const Copy& copy) {
-    if (copy.read > 0) read_as(thread, copy.source, copy.read, copy.instruction);
-    write_as(thread, copy.target, Copy::kBytes, copy.instruction);
+void note(Thread& thread, const Copy& copy, const void* instruction) {
+    if (!race::kActive) return;
+    CopiesOfThread& copies = thread.copies;
+    if (copies.context == nullptr) {
+        copies.context = thread.fiber.context_of_copies();
+        race::rename(copies.context, ("copy of " + text_of(thread)).c_str());
+    }
+    release_as(thread.fiber.context(), copies.start);
+    acquire_as(copies.context, copies.start);
+    if (copy.read > 0) read_as(copies.context, copy.source, copy.read, instruction);
+    write_as(copies.context, copy.target, Copy::kBytes, instruction);
 }
 
 }  // namespace
@@ -81,11 +87,11 @@ void copy_async_16(void* shared, const void* global, int bytes, Location where) 
     check(shared, global, bytes, where);
     Thread& thread = current_thread();
     count(shared, where);
-    thread.copies.started.push_back({static_cast<char*>(shared), static_cast<const char*>(global),
-                                     static_cast<size_t>(bytes), thread.copies.committed, where, instruction});
-    Copy& copy = thread.copies.started.back();
+    thread.copies.in_no_group.push_back(
+        {static_cast<char*>(shared), static_cast<const char*>(global), static_cast<size_t>(bytes), where});
+    Copy& copy = thread.copies.in_no_group.back();
     touch(copy.source, copy.read);
-    note(thread, copy);
+    note(thread, copy, instruction);
     if (config().completion == Completion::eager) {
         copy.happen();
         return;
@@ -99,31 +105,34 @@ void copy_async_16(void* shared, const void* global, int bytes, Location where) 
 
 void commit_copies() {
     const EnterRuntime entered;
-    ++current_thread().copies.committed;
+    CopiesOfThread& copies = current_thread().copies;
+    CopyGroup& group = copies.groups.emplace_back();
+    group.copies.swap(copies.in_no_group);
+    if (copies.context != nullptr) release_as(copies.context, group.there);
 }
 
 void wait_for_copies(int pending) {
     const EnterRuntime entered;
     Thread& thread = current_thread();
-    CopiesOfThread& copies = thread.copies;
-    // Groups from `first` on need not be there yet, nor what is in no group.
-    const auto allowed = static_cast<uint64_t>(pending);
-    const uint64_t first = copies.committed > allowed ? copies.committed - allowed : 0;
-    while (!copies.started.empty() && copies.started.front().group < first) {
-        Copy& copy = copies.started.front();
-        if (config().completion == Completion::random) current_block().copies_due.remove(copy);
-        copy.happen();
-        note(thread, copy);
-        copies.started.pop_front();
+    std::list<CopyGroup>& groups = thread.copies.groups;
+    while (groups.size() > static_cast<size_t>(pending)) {
+        CopyGroup& oldest = groups.front();
+        for (Copy& copy : oldest.copies) {
+            if (config().completion == Completion::random) current_block().copies_due.remove(copy);
+            copy.happen();
+        }
+        if (thread.copies.context != nullptr) acquire_as(thread.fiber.context(), oldest.there);
+        groups.pop_front();
     }
 }
 
 void refuse_exit_during_copy(const Thread& thread) {
-    const CopiesOfThread& copies = thread.copies;
-    if (copies.started.empty()) return;
-    const Copy& copy = copies.started.front();
-    const char* what = copy.group < copies.committed ? "has not waited for" : "has put into no group";
-    fail(format("the thread exits with %zu copies that it %s", copies.started.size(), what), copy.where, thread);
+    for (const CopyGroup& group : thread.copies.groups) {
+        if (group.copies.empty()) continue;
+        fail("the thread exits and has not waited for its copy", group.copies.front().where, thread);
+    }
+    if (thread.copies.in_no_group.empty()) return;
+    fail("the thread exits and has put its copy into no group", thread.copies.in_no_group.front().where, thread);
 }
 
 }  // namespace emulator

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "emulator/location.h"
+#include "runtime/sanitize.h"
 
 namespace emulator {
 
@@ -19,19 +20,29 @@ struct Copy {
     char* target;
     const char* source;
     size_t read;  // bytes of the source; the rest become zeros
-    uint64_t group;
     Location where;
-    const void* instruction;  // its place in the kernel's code, for the race detector
     bool done = false;
     std::pair<uint64_t, uint64_t> due{};  // Completion::random: the step, and a number
 
     void happen();
 };
 
-// Those that the thread has started and not waited for, oldest first. A list, because CopiesDue points at them.
+// Lists, because CopiesDue points at copies.
+struct CopyGroup {
+    std::list<Copy> copies;
+    race::Sync there;  // what a wait for the group puts in order
+};
+
+// Those that the thread has started and not waited for, oldest first.
+//
+// To the race detector the copies of a thread are a thread beside it, which begins a copy after what the thread has
+// done before. What they read and write is in order with the thread's own accesses after a wait, and with those of
+// other threads after whatever they wait for on top: until then nobody may touch it, barriers or not.
 struct CopiesOfThread {
-    std::list<Copy> started;
-    uint64_t committed = 0;  // groups; a copy's group is this number when it is started
+    std::list<CopyGroup> groups;
+    std::list<Copy> in_no_group;
+    race::Context context = nullptr;
+    race::Sync start;
 };
 
 // Completion::random: a step of any thread brings copies nearer.

@@ -43,6 +43,7 @@ SchedulerStack scheduler;
 struct Resources {
     char* stack;
     race::Context context;
+    race::Context context_of_copies = nullptr;
 };
 
 Resources allocate() {
@@ -55,7 +56,7 @@ Resources allocate() {
 }
 
 // Kept for the next block: a context of the race detector takes most of a megabyte and is slow to make.
-const Resources& resources(size_t index) {
+Resources& resources(size_t index) {
     static std::vector<Resources> pool;
     while (pool.size() <= index) pool.push_back(allocate());
     return pool[index];
@@ -63,7 +64,13 @@ const Resources& resources(size_t index) {
 
 }  // namespace
 
-Fiber::Fiber(size_t index) : stack_(resources(index).stack), context_(resources(index).context) {}
+Fiber::Fiber(size_t index) : index_(index), stack_(resources(index).stack), context_(resources(index).context) {}
+
+race::Context Fiber::context_of_copies() const {
+    race::Context& context = resources(index_).context_of_copies;
+    if (context == nullptr) context = race::create();
+    return context;
+}
 
 void Fiber::prepare(void (*main)()) {
     // A thread that was left in the middle of a function has left marks around its variables.

@@ -25,8 +25,11 @@ class Fiber {
     void arrived();
 
     race::Context context() const { return context_; }
+    // Of what goes on beside the thread; made when the first fiber of this number asks.
+    race::Context context_of_copies() const;
 
   private:
+    size_t index_;
     char* stack_;
     void* stack_pointer_ = nullptr;
     void* saved_by_address_ = nullptr;

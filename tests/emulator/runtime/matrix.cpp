@@ -103,7 +103,7 @@ void load_matrices(uint32_t* registers, int matrices, bool transposed, const voi
             fail(format("ldmatrix of a row at %p, which is not in the block's shared memory", row), where);
         }
     }
-    if (gives_row) read_as(thread, row, kRowBytes, instruction);
+    if (gives_row) read_as(thread.fiber.context(), row, kRowBytes, instruction);
     Load operand{row, static_cast<unsigned>(matrices), transposed, registers};
     meet_whole_warp("ldmatrix", &operand, execute_load, where);
 }

@@ -44,12 +44,12 @@ void exit_thread() {
 void thread_main() {
     Thread& thread = *now.thread;
     thread.fiber.arrived();
-    acquire_as(thread, now.block->begin);
+    acquire_as(thread.fiber.context(), now.block->begin);
     race::switch_to(thread.fiber.context());
     now.launch->run(now.launch->body);
     race::switch_to(now.scheduler);
     thread.in_runtime = true;
-    release_as(thread, now.block->end);
+    release_as(thread.fiber.context(), now.block->end);
     exit_thread();
     thread.fiber.leave_for_good();
 }
@@ -91,7 +91,9 @@ void start_threads(Block& block) {
 // After an error threads are left where they stand. That the host then goes on is no race with them.
 void release_abandoned(Block& block) {
     for (const Thread& thread : block.threads) {
-        if (thread.state != State::exited) release_as(thread, block.end);
+        if (thread.state == State::exited) continue;
+        release_as(thread.fiber.context(), block.end);
+        if (thread.copies.context != nullptr) release_as(thread.copies.context, block.end);
     }
 }
 
@@ -198,26 +200,26 @@ EnterRuntime::~EnterRuntime() {
     race::switch_to(now.thread->fiber.context());
 }
 
-void release_as(const Thread& thread, race::Sync& sync) {
-    race::switch_to(thread.fiber.context());
+void release_as(race::Context context, race::Sync& sync) {
+    race::switch_to(context);
     race::release(sync);
     race::switch_to(now.scheduler);
 }
 
-void acquire_as(const Thread& thread, race::Sync& sync) {
-    race::switch_to(thread.fiber.context());
+void acquire_as(race::Context context, race::Sync& sync) {
+    race::switch_to(context);
     race::acquire(sync);
     race::switch_to(now.scheduler);
 }
 
-void read_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction) {
-    race::switch_to(thread.fiber.context());
+void read_as(race::Context context, const void* memory, size_t bytes, const void* instruction) {
+    race::switch_to(context);
     race::read(memory, bytes, instruction);
     race::switch_to(now.scheduler);
 }
 
-void write_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction) {
-    race::switch_to(thread.fiber.context());
+void write_as(race::Context context, const void* memory, size_t bytes, const void* instruction) {
+    race::switch_to(context);
     race::write(memory, bytes, instruction);
     race::switch_to(now.scheduler);
 }

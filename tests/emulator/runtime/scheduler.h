@@ -42,10 +42,10 @@ class EnterRuntime {
 };
 
 // What a barrier is to the race detector, said in the name of a thread.
-void release_as(const Thread& thread, race::Sync& sync);
-void acquire_as(const Thread& thread, race::Sync& sync);
+void release_as(race::Context context, race::Sync& sync);
+void acquire_as(race::Context context, race::Sync& sync);
 // What an instruction reads or writes, as if the kernel had done it at the address of `instruction` in its code.
-void read_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction);
-void write_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction);
+void read_as(race::Context context, const void* memory, size_t bytes, const void* instruction);
+void write_as(race::Context context, const void* memory, size_t bytes, const void* instruction);
 
 }  // namespace emulator
