@@ -39,6 +39,7 @@ def test_doctor_probes_reach_every_op():
     """Each op that computes something belongs to a probe."""
     facts = {"cpu_variant", "cpu_variants", "set_cpu_variant", "optim_rules", "optim_hyper_names", "optim_state_names"}
     facts |= {"optim_grad_access", "set_optim_grad_access"}
+    facts |= {"linear_policies", "linear_force_policy", "linear_last_plan"}
     probed = {op for probe in probes.PROBES for op in probe.ops} | {"linear_wgrad_"}
     names = set(halfops._ops.registry.op_names())
     # How every optimizer's step reaches its engine, and its hyper-parameters their table.

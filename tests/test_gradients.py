@@ -28,6 +28,11 @@ def functions():
         yield f"linear-{a}", lambda x, w, b, r, a=a: H.linear(x, w, b, activation=a, residual=r), "mk nk n mn"
         yield f"mlp-{a}", lambda *t, a=a: H.mlp(*t[:-1], activation=a, residual=t[-1]), "mk nk n hn h mh"
         yield f"dgrad-{a}", lambda g, w, z, a=a: H.linear_dgrad(g, w, preact=z, activation=a), "mn nk mk"
+        yield (
+            f"dgrad-bias-{a}",
+            lambda g, w, z, a=a: H.linear_dgrad(g, w, preact=z, activation=a, bias=True),
+            "mn nk mk",
+        )
         yield f"activation-{a}", lambda z, a=a: pointwise.activation(z, a), "mn"
         yield f"activation_backward-{a}", lambda g, z, a=a: pointwise.activation_backward(g, z, a), "mn mn"
     for a in GATED:
@@ -37,6 +42,8 @@ def functions():
             lambda *t, a=a: H.gated_mlp(*t[:-1], activation=a, residual=t[-1]),
             ("mk nk nk hn n n h mh"),
         )
+        yield f"gated_dgrad-{a}", lambda *t, a=a: ops.gated_dgrad(*t, a)[:2], "mn nk mk mk"
+        yield f"gated_dgrad-bias-{a}", lambda *t, a=a: ops.gated_dgrad(*t, a, want_bias=True), "mn nk mk mk"
         yield f"gated_activation-{a}", lambda g, u, a=a: pointwise.gated_activation(g, u, a), "mn mn"
         yield (
             f"gated_activation_backward-{a}",
@@ -46,6 +53,7 @@ def functions():
     yield "linear-batched", lambda x, w, b: H.linear(x, w, b, activation="gelu"), "bmk nk n"
     yield "wgrad", lambda g, x: H.linear_wgrad(g, x, bias=True), "mn mk"
     yield "wgrad-accumulate", lambda g, x, c: ops.linear_wgrad(g, x, c)[0], "mn mk nk"
+    yield "gated_linear_dgrad", ops.gated_linear_dgrad, "mn mn nk nk"
     yield "matmul", lambda a, b, c: H.matmul(a, b, c=c, alpha=0.5, beta=-2.0), "mk kn mn"
     yield "matmul-batched", H.matmul, "bmk bkn"
     yield "matmul-left", H.matmul, "bmk kn"
@@ -220,15 +228,46 @@ def test_only_needed_gradients_are_computed(function, needed, device, monkeypatc
         y = H.linear(x, w, b, activation="silu", residual=r)
     else:
         y = H.mlp(x, w, b, w2, None, activation="silu", residual=r)
-    calls = count_calls(monkeypatch, "linear_dgrad", "linear_wgrad", "activation_backward", "linear")
+    calls = count_calls(monkeypatch, "linear_dgrad", "linear_dgrad_with_bias", "linear_wgrad", "linear")
     y.sum().backward()
-    hidden = function == "mlp" and needed != "r"
-    assert [n for n, _ in calls].count("linear_dgrad") == ("x" in needed) + hidden
-    wgrads = [flags for n, flags in calls if n == "linear_wgrad"]
-    assert wgrads == ([{"want_weight": "w" in needed, "want_bias": "b" in needed}] if set("wb") & set(needed) else [])
+    assert [n for n, _ in calls].count("linear_dgrad") == ("x" in needed)
+    hidden = [{"want_bias": "b" in needed}] if function == "mlp" and needed != "r" else []
+    assert [flags for n, flags in calls if n == "linear_dgrad_with_bias"] == hidden
+    # The first bias gradient of an mlp is the column sums of what the second layer's dgrad stores.
+    wanted = {"want_weight": "w" in needed, "want_bias": "b" in needed and function == "linear", "want_stats": False}
+    assert [flags for n, flags in calls if n == "linear_wgrad"] == ([wanted] if any(wanted.values()) else [])
     assert "linear" not in [n for n, _ in calls], "nothing is computed twice"
     for name, t in zip("xwbr", (x, w, b, r), strict=True):
         assert (t.grad is not None) == (name in needed)
+
+
+@pytest.mark.parametrize("needed", ["x", "g", "u", "b", "v", "d", "gu", "xv", "gb", "xgubvd"])
+@pytest.mark.parametrize("function", ["gated_linear", "gated_mlp"])
+def test_only_needed_gradients_of_a_gate_are_computed(function, needed, device, monkeypatch):
+    shapes = {"x": (4, 3), "g": (5, 3), "u": (5, 3), "d": (2, 5), "b": (5,), "v": (5,)}
+    t = {n: torch.randn(s, device=device).half().requires_grad_(n in needed) for n, s in shapes.items()}
+    if function == "gated_linear":
+        if needed == "d":
+            return
+        y = H.gated_linear(*(t[n] for n in "xgubv"))
+    else:
+        y = H.gated_mlp(*(t[n] for n in "xgudbv"))
+    calls = count_calls(
+        monkeypatch, "gated_dgrad", "gated_linear_dgrad", "linear_dgrad", "linear_wgrad", "linear", "matmul"
+    )
+    y.sum().backward()
+    names = [n for n, _ in calls]
+    assert names.count("gated_linear_dgrad") == ("x" in needed)
+    outer = function == "gated_mlp"
+    biases = bool(set("bv") & set(needed))
+    wanted = [{"want_bias": biases}] if outer and needed != "d" else []
+    assert [flags for n, flags in calls if n == "gated_dgrad"] == wanted
+    pairs = [("d" in needed and outer, False), *(("gu"[i] in needed, "bv"[i] in needed and not outer) for i in (0, 1))]
+    flags = [{"want_weight": w, "want_bias": b, "want_stats": False} for w, b in pairs if w or b]
+    assert [flags for n, flags in calls if n == "linear_wgrad"] == flags
+    assert not {"linear", "linear_dgrad", "matmul"} & set(names), "nothing is computed twice"
+    for name in shapes:
+        assert (t[name].grad is not None) == (name in needed and (outer or name != "d"))
 
 
 def kept(function):

@@ -30,20 +30,23 @@ def operands(kind: str, dtype: torch.dtype, device: torch.device):
 
     return {
         "x": t(m, k), "w": t(n, k), "w2": t(n, k), "dz": t(m, n), "dz2": t(m, n), "dw": t(n, k), "wt": t(k, n),
-        "z": t(m, k), "b": torch.randn(n, device=device).to(dtype).requires_grad_(),
+        "z": t(m, k), "z2": t(m, k), "b": torch.randn(n, device=device).to(dtype).requires_grad_(),
     }  # fmt: skip
 
 
 CALLS = {
     "linear": lambda t: (OPS.linear, (t["x"], t["w"], t["b"], t["dz"], "gelu", True)),
     "linear-plain": lambda t: (OPS.linear, (t["x"], t["w"], None, None, "none", False)),
-    "linear_dgrad": lambda t: (OPS.linear_dgrad, (t["dz"], t["w"], t["z"], "silu")),
-    "linear_dgrad-plain": lambda t: (OPS.linear_dgrad, (t["dz"], t["w"], None, "none")),
-    "linear_wgrad": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], None, True, True)),
-    "linear_wgrad-accumulate": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], t["dw"], True, False)),
-    "linear_wgrad-bias": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], None, False, True)),
+    "linear_dgrad": lambda t: (OPS.linear_dgrad, (t["dz"], t["w"], t["z"], "silu", True)),
+    "linear_dgrad-plain": lambda t: (OPS.linear_dgrad, (t["dz"], t["w"], None, "none", False)),
+    "linear_wgrad": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], None, True, True, True)),
+    "linear_wgrad-accumulate": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], t["dw"], True, False, False)),
+    "linear_wgrad-bias": lambda t: (OPS.linear_wgrad, (t["dz"], t["x"], None, False, True, False)),
     "gated_linear": lambda t: (OPS.gated_linear, (t["x"], t["w"], t["w2"], t["b"], None, "silu", True)),
     "gated_linear-plain": lambda t: (OPS.gated_linear, (t["x"], t["w"], t["w2"], None, t["b"], "gelu", False)),
+    "gated_linear_dgrad": lambda t: (OPS.gated_linear_dgrad, (t["dz"], t["dz2"], t["w"], t["w2"])),
+    "gated_dgrad": lambda t: (OPS.gated_dgrad, (t["dz"], t["w"], t["z"], t["z2"], "silu", True)),
+    "gated_dgrad-plain": lambda t: (OPS.gated_dgrad, (t["dz"], t["w"], t["z"], t["z2"], "gelu", False)),
     "activation": lambda t: (OPS.activation, (t["x"], "gelu_tanh")),
     "activation_backward": lambda t: (OPS.activation_backward, (t["dz"], t["dz2"], "gelu")),
     "gated_activation": lambda t: (OPS.gated_activation, (t["dz"], t["dz2"], "silu")),
@@ -60,11 +63,12 @@ def test_opcheck(name, kind, device):
     torch.library.opcheck(op.default, args)
 
 
+@pytest.mark.parametrize("want_stats", [True, False])
 @pytest.mark.parametrize("kind", ["contiguous", "empty", "odd"])
-def test_opcheck_in_place(kind, device):
+def test_opcheck_in_place(kind, want_stats, device):
     t = operands(kind, torch.bfloat16, device)
     plain = {name: layout(v.detach(), "plain") for name, v in t.items()}
-    torch.library.opcheck(OPS.linear_wgrad_.default, (plain["dw"], plain["dz"], plain["x"]))
+    torch.library.opcheck(OPS.linear_wgrad_.default, (plain["dw"], plain["dz"], plain["x"], want_stats))
 
 
 def test_saved_preactivations_carry_no_gradient(device):
@@ -79,6 +83,7 @@ def test_every_op_is_covered():
     linear_ops = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("halfops::")}
     rooms = ("linear", "gated", "activation", "matmul")
     tried = {name.split("-")[0] for name in CALLS} | {"linear_wgrad_"}
+    tried |= {"linear_policies", "linear_force_policy", "linear_last_plan"}  # of no tensors
     assert {name for name in linear_ops if name.startswith(rooms)} == tried
 
 
@@ -88,8 +93,24 @@ def test_schemas_are_stable():
         "halfops::linear(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, str activation, "
         "bool save_preact) -> (Tensor output, Tensor preact)"
     )
+    assert str(OPS.linear_dgrad.default._schema) == (
+        "halfops::linear_dgrad(Tensor grad_output, Tensor weight, Tensor? preact, str activation, bool want_bias) "
+        "-> (Tensor grad_input, Tensor grad_bias)"
+    )
+    assert str(OPS.linear_wgrad.default._schema) == (
+        "halfops::linear_wgrad(Tensor grad_output, Tensor input, Tensor? accumulate, bool want_weight, "
+        "bool want_bias, bool want_stats) -> (Tensor grad_weight, Tensor grad_bias, Tensor stats)"
+    )
     assert str(OPS.linear_wgrad_.default._schema) == (
-        "halfops::linear_wgrad_(Tensor(a!) grad_weight, Tensor grad_output, Tensor input) -> ()"
+        "halfops::linear_wgrad_(Tensor(a!) grad_weight, Tensor grad_output, Tensor input, bool want_stats) "
+        "-> Tensor stats"
+    )
+    assert str(OPS.gated_linear_dgrad.default._schema) == (
+        "halfops::gated_linear_dgrad(Tensor grad_gate, Tensor grad_up, Tensor gate_weight, Tensor up_weight) -> Tensor"
+    )
+    assert str(OPS.gated_dgrad.default._schema) == (
+        "halfops::gated_dgrad(Tensor grad_output, Tensor weight, Tensor gate, Tensor up, str activation, "
+        "bool want_bias) -> (Tensor grad_gate, Tensor grad_up, Tensor gate_bias_grad, Tensor up_bias_grad)"
     )
     assert str(OPS.matmul.default._schema) == (
         "halfops::matmul(Tensor input, Tensor other, Tensor? c, float alpha, float beta, ScalarType? out_dtype) "

@@ -1,16 +1,16 @@
 // The linear and pointwise ops on CPU tensors.
-#include "binding/linear.h"
+#include "binding/linear_ops.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include <tuple>
-
 #include "pointwise/pointwise.h"
+#include "scale/scale.h"
 
 namespace halfops::binding {
 namespace {
 
 using linear::Matrix;
+using linear::Problem;
 using linear::Strided;
 
 // Torch's own products on memory that is ours. The shim calls the CPU kernel itself: no autograd, no autocast.
@@ -48,136 +48,80 @@ void product_bf16(const Strided& a, const Strided& b, const Strided* start, cons
 
 constexpr linear::Blas kTorchBlas = {&product, &product_bf16};
 
-Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
-    return torch::stable::empty(shape, dtype, std::nullopt, like.device());
+Tensor scratch(int64_t rows, int64_t cols, ScalarType dtype) {
+    return torch::stable::empty({rows, cols}, dtype, std::nullopt,
+                                torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
-Tensor nothing(const Tensor& like) { return empty({0}, like.scalar_type(), like); }
-
-// The last two dimensions; of a batch, its first matrix.
-Matrix matrix_of(const Tensor& t, const std::string& name) {
-    const int64_t d = t.dim() - 2, rows = t.size(d), cols = t.size(d + 1);
-    const int64_t row_stride = rows == 1 ? cols : t.stride(d), col_stride = cols == 1 ? 1 : t.stride(d + 1);
-    return {t.const_data_ptr(), dtype_of(t, name), rows, cols, row_stride, col_stride};
+ScalarType scalar_type_of(DType dtype) {
+    return dtype == DType::f16 ? ScalarType::Half : dtype == DType::bf16 ? ScalarType::BFloat16 : ScalarType::Float;
 }
 
-// out [M, N] contiguous = epilogue(a b)
-void gemm(const Matrix& a, const Matrix& b, Tensor& out, const linear::Epilogue& epilogue) {
-    linear::cpu::gemm({a, b, out.mutable_data_ptr(), dtype_of(out, "output"), b.cols, epilogue}, kTorchBlas,
-                      torch_parallel());
+void product_of(const Problem& problem) { linear::cpu::gemm(problem, kTorchBlas, torch_parallel()); }
+
+// a b + a2 b2: the first sum is kept in fp32 and added to the second one.
+void sum_of_two(const Problem& p) {
+    const Tensor first = scratch(p.a.rows, p.b.cols, ScalarType::Float);
+    product_of({p.a, p.b, first.mutable_data_ptr(), DType::f32, p.b.cols, {}});
+    const Matrix start{first.const_data_ptr(), DType::f32, p.a.rows, p.b.cols, p.b.cols, 1};
+    Problem second{*p.a2, *p.b2, p.out, p.out_dtype, p.out_stride, p.epilogue};
+    second.epilogue.c = &start;
+    second.epilogue.beta = 1.0f;
+    product_of(second);
 }
 
-std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, std::optional<Tensor> bias,
-                                          std::optional<Tensor> residual, std::string activation, bool save_preact) {
-    linear::Epilogue epilogue;
-    epilogue.activation = activation_of(activation);
-    check_linear(input, weight, bias);
-    const std::vector<int64_t> shape = with_last(input, weight.size(0));
-    Rows added;
-    if (residual.has_value()) {
-        check_same_device(*residual, input, "residual", "input");
-        check_same_dtype(*residual, input, "residual", "input");
-        check_shape(*residual, shape, "residual", "the shape of the output");
-        added = rows_of(*residual, "residual");
-        epilogue.c = &added.matrix;
-        epilogue.beta = 1.0f;
+// Both factors' inputs, rounded, then their product.
+void gated(const Problem& p) {
+    const linear::Epilogue& e = p.epilogue;
+    const int64_t rows = p.a.rows, cols = p.b.cols;
+    Tensor owners[2];
+    void* factors[2] = {e.preact, e.preact2};
+    for (int i = 0; i < 2; ++i) {
+        if (factors[i] == nullptr) {
+            owners[i] = scratch(rows, cols, scalar_type_of(p.out_dtype));
+            factors[i] = owners[i].mutable_data_ptr();
+        }
+        linear::Epilogue only_bias;
+        only_bias.bias = i == 0 ? e.bias : e.bias2;
+        product_of({p.a, i == 0 ? p.b : *p.b2, factors[i], p.out_dtype, cols, only_bias});
     }
-    const Tensor bias_row = bias.has_value() ? torch::stable::contiguous(*bias) : Tensor();
-    if (bias.has_value()) epilogue.bias = bias_row.const_data_ptr();
-    Tensor output = empty(shape, input.scalar_type(), input);
-    Tensor preact = save_preact ? empty(shape, input.scalar_type(), input) : nothing(input);
-    if (save_preact) epilogue.preact = preact.mutable_data_ptr();
-    const Rows x = rows_of(input, "input");
-    gemm(x.matrix, transposed(matrix_of(weight, "weight")), output, epilogue);
-    return {output, preact};
+    pointwise::cpu::gate(e.activation, p.out_dtype, factors[0], factors[1], rows * cols, torch_parallel(), p.out);
 }
 
-Tensor linear_dgrad(Tensor grad_output, Tensor weight, std::optional<Tensor> preact, std::string activation) {
-    linear::Epilogue epilogue;
-    epilogue.activation = activation_of(activation);
-    check_dgrad(grad_output, weight, preact);
-    check(preact.has_value() || epilogue.activation == Activation::none, "preact: got None with activation '",
-          activation, "', wanted the pre-activation that its derivative is taken at");
-    Rows z;
-    if (preact.has_value()) {
-        z = rows_of(*preact, "preact");
-        if (epilogue.activation != Activation::none) epilogue.grad_preact = &z.matrix;
-    }
-    Tensor grad_input = empty(with_last(grad_output, weight.size(1)), grad_output.scalar_type(), grad_output);
-    const Rows dz = rows_of(grad_output, "grad_output");
-    gemm(dz.matrix, matrix_of(weight, "weight"), grad_input, epilogue);
-    return grad_input;
-}
+// The CPU's engine takes one product at a time; what a kernel does besides is done here before and after it. Outputs
+// are contiguous: the ops make them.
+class CpuLinear {
+  public:
+    CpuLinear(const char*, const Tensor&) {}
 
-std::tuple<Tensor, Tensor> linear_wgrad(Tensor grad_output, Tensor input, std::optional<Tensor> accumulate,
-                                        bool want_weight, bool want_bias) {
-    check_wgrad(grad_output, input);
-    const int64_t outer = grad_output.size(grad_output.dim() - 1), inner = input.size(input.dim() - 1);
-    linear::Epilogue epilogue;
-    Matrix old{};
-    ScalarType dtype = input.scalar_type();
-    if (accumulate.has_value()) {
-        check_same_device(*accumulate, input, "accumulate", "input");
-        dtype_of(*accumulate, "accumulate");
-        check_shape(*accumulate, {outer, inner}, "accumulate", "[out_features, in_features]");
-        dtype = accumulate->scalar_type();
-        old = matrix_of(*accumulate, "accumulate");
-        epilogue.c = &old;
-        epilogue.beta = 1.0f;
+    void gemm(const Problem& p) const {
+        const linear::Epilogue& e = p.epilogue;
+        p.a2 != nullptr ? sum_of_two(p) : p.b2 != nullptr ? gated(p) : product_of(p);
+        const Matrix out{p.out, p.out_dtype, p.batch * p.a.rows, p.b.cols, p.out_stride, 1};
+        if (e.column_sums != nullptr) column_sums(out, e.column_sums);
+        if (e.column_sums2 != nullptr) {
+            Matrix out2 = out;
+            out2.data = e.out2;
+            column_sums(out2, e.column_sums2);
+        }
+        if (e.stats != nullptr) {
+            const scale::Span stored{p.out, out.rows * out.cols, p.out_dtype};
+            float found_inf;
+            double sum_of_squares;
+            scale::cpu::grad_stats(&stored, 1, false, torch_parallel(), {&found_inf, &sum_of_squares, e.stats});
+        }
     }
-    Rows dz = rows_of(grad_output, "grad_output");
-    Tensor grad_weight = want_weight ? empty({outer, inner}, dtype, input) : nothing(input);
-    if (want_weight) {
-        const Rows x = rows_of(input, "input");
-        gemm(transposed(dz.matrix), x.matrix, grad_weight, epilogue);
-    }
-    Tensor grad_bias = want_bias ? empty({outer}, input.scalar_type(), input) : nothing(input);
-    if (want_bias) {
-        if (dz.matrix.col_stride != 1) dz = rows_of(torch::stable::contiguous(grad_output), "grad_output");
-        pointwise::cpu::column_sums(dz.matrix.dtype, dz.matrix.data, dz.matrix.rows, dz.matrix.cols,
-                                    dz.matrix.row_stride, torch_parallel(), grad_bias.mutable_data_ptr());
-    }
-    return {grad_weight, grad_bias};
-}
 
-void linear_wgrad_(Tensor grad_weight, Tensor grad_output, Tensor input) {
-    check_wgrad(grad_output, input);
-    dtype_of(grad_weight, "grad_weight");
-    check_same_device(grad_weight, input, "grad_weight", "input");
-    check_shape(grad_weight, {grad_output.size(grad_output.dim() - 1), input.size(input.dim() - 1)}, "grad_weight",
-                "[out_features, in_features]");
-    check_contiguous(grad_weight, "grad_weight");
-    check_disjoint(grad_weight, grad_output, "grad_weight", "grad_output");
-    check_disjoint(grad_weight, input, "grad_weight", "input");
-    const Matrix old = matrix_of(grad_weight, "grad_weight");
-    linear::Epilogue epilogue;
-    epilogue.c = &old;
-    epilogue.beta = 1.0f;
-    const Rows dz = rows_of(grad_output, "grad_output"), x = rows_of(input, "input");
-    gemm(transposed(dz.matrix), x.matrix, grad_weight, epilogue);
-}
-
-std::tuple<Tensor, Tensor, Tensor> gated_linear(Tensor input, Tensor gate_weight, Tensor up_weight,
-                                                std::optional<Tensor> gate_bias, std::optional<Tensor> up_bias,
-                                                std::string activation, bool save_preact) {
-    const Activation which = activation_of(activation);
-    check_linear(input, gate_weight, gate_bias, "gate_weight", "gate_bias");
-    check_linear(input, up_weight, up_bias, "up_weight", "up_bias");
-    check_shape(up_weight, shape_of(gate_weight), "up_weight", "the shape of gate_weight");
-    const Tensor gate = std::get<0>(linear_forward(input, gate_weight, gate_bias, std::nullopt, "none", false));
-    const Tensor up = std::get<0>(linear_forward(input, up_weight, up_bias, std::nullopt, "none", false));
-    Tensor output = empty(shape_of(gate), input.scalar_type(), input);
-    pointwise::cpu::gate(which, dtype_of(output, "output"), gate.const_data_ptr(), up.const_data_ptr(), output.numel(),
-                         torch_parallel(), output.mutable_data_ptr());
-    if (!save_preact) return {output, nothing(input), nothing(input)};
-    return {output, gate, up};
-}
+    void column_sums(const Matrix& m, void* sums) const {
+        pointwise::cpu::column_sums(m.dtype, m.data, m.rows, m.cols, m.row_stride, torch_parallel(), sums);
+    }
+};
 
 Tensor activation_forward(Tensor preact, std::string activation) {
     const Activation which = activation_of(activation);
     const DType dtype = dtype_of(preact, "preact");
     const Tensor z = torch::stable::contiguous(preact);
-    Tensor output = empty(shape_of(z), z.scalar_type(), z);
+    Tensor output = new_empty(shape_of(z), z.scalar_type(), z);
     pointwise::cpu::activate(which, dtype, z.const_data_ptr(), z.numel(), torch_parallel(), output.mutable_data_ptr());
     return output;
 }
@@ -187,7 +131,7 @@ Tensor activation_backward(Tensor grad_output, Tensor preact, std::string activa
     const DType dtype = dtype_of(grad_output, "grad_output");
     check_elementwise(preact, grad_output, "preact", "grad_output");
     const Tensor dy = torch::stable::contiguous(grad_output), z = torch::stable::contiguous(preact);
-    Tensor grad = empty(shape_of(z), z.scalar_type(), z);
+    Tensor grad = new_empty(shape_of(z), z.scalar_type(), z);
     pointwise::cpu::activate_backward(which, dtype, dy.const_data_ptr(), z.const_data_ptr(), z.numel(),
                                       torch_parallel(), grad.mutable_data_ptr());
     return grad;
@@ -198,7 +142,7 @@ Tensor gated_activation(Tensor gate, Tensor up, std::string activation) {
     const DType dtype = dtype_of(gate, "gate");
     check_elementwise(up, gate, "up", "gate");
     const Tensor g = torch::stable::contiguous(gate), u = torch::stable::contiguous(up);
-    Tensor output = empty(shape_of(g), g.scalar_type(), g);
+    Tensor output = new_empty(shape_of(g), g.scalar_type(), g);
     pointwise::cpu::gate(which, dtype, g.const_data_ptr(), u.const_data_ptr(), g.numel(), torch_parallel(),
                          output.mutable_data_ptr());
     return output;
@@ -212,60 +156,21 @@ std::tuple<Tensor, Tensor> gated_activation_backward(Tensor grad_output, Tensor 
     check_elementwise(up, grad_output, "up", "grad_output");
     const Tensor dh = torch::stable::contiguous(grad_output);
     const Tensor g = torch::stable::contiguous(gate), u = torch::stable::contiguous(up);
-    Tensor grad_gate = empty(shape_of(g), g.scalar_type(), g);
-    Tensor grad_up = empty(shape_of(g), g.scalar_type(), g);
+    Tensor grad_gate = new_empty(shape_of(g), g.scalar_type(), g);
+    Tensor grad_up = new_empty(shape_of(g), g.scalar_type(), g);
     pointwise::cpu::gate_backward(which, dtype, dh.const_data_ptr(), g.const_data_ptr(), u.const_data_ptr(), g.numel(),
                                   torch_parallel(), grad_gate.mutable_data_ptr(), grad_up.mutable_data_ptr());
     return {grad_gate, grad_up};
 }
 
-Tensor matmul(Tensor input, Tensor other, std::optional<Tensor> c, double alpha, double beta,
-              std::optional<ScalarType> out_dtype) {
-    const ScalarType result = out_dtype.value_or(input.scalar_type());
-    const Batches batches = check_matmul(input, other, c, result);
-    check(c.has_value() || beta == 0.0, "c: got None with beta ", beta, ", wanted a tensor; or pass beta=0");
-    const int64_t rows = input.size(input.dim() - 2), cols = other.size(other.dim() - 1);
-    std::vector<int64_t> shape = batches.shape;
-    shape.push_back(rows);
-    shape.push_back(cols);
-    Tensor output = empty(shape, result, input);
-    if (output.numel() == 0) return output;
-
-    const bool adds = c.has_value() && beta != 0.0;
-    const Tensor added = adds ? torch::stable::contiguous(*c) : Tensor();
-    linear::Epilogue epilogue;
-    epilogue.alpha = static_cast<float>(alpha);
-    epilogue.beta = static_cast<float>(beta);
-    Matrix old{};
-    if (adds) {
-        old = {added.const_data_ptr(), dtype_of(added, "c"), output.numel() / cols, cols, cols, 1};
-        epilogue.c = &old;
-    }
-    // Rows of a batch that meet one and the same matrix are rows of one product.
-    if (other.dim() == 2) {
-        gemm(rows_of(input, "input").matrix, matrix_of(other, "other"), output, epilogue);
-        return output;
-    }
-    linear::cpu::gemm(
-        {matrix_of(input, "input"), matrix_of(other, "other"), output.mutable_data_ptr(), dtype_of(output, "output"),
-         cols, epilogue, static_cast<int64_t>(batches.input.size()), batches.input.data(), batches.other.data()},
-        kTorchBlas, torch_parallel());
-    return output;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) {
-    m.impl("linear", TORCH_BOX(&linear_forward));
-    m.impl("linear_dgrad", TORCH_BOX(&linear_dgrad));
-    m.impl("linear_wgrad", TORCH_BOX(&linear_wgrad));
-    m.impl("linear_wgrad_", TORCH_BOX(&linear_wgrad_));
-    m.impl("gated_linear", TORCH_BOX(&gated_linear));
+    register_linear<CpuLinear>(m);
     m.impl("activation", TORCH_BOX(&activation_forward));
     m.impl("activation_backward", TORCH_BOX(&activation_backward));
     m.impl("gated_activation", TORCH_BOX(&gated_activation));
     m.impl("gated_activation_backward", TORCH_BOX(&gated_activation_backward));
-    m.impl("matmul", TORCH_BOX(&matmul));
 }
 
 }  // namespace halfops::binding

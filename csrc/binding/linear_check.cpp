@@ -67,6 +67,16 @@ Rows rows_of(const Tensor& tensor, const std::string& name) {
     return {t, {t.const_data_ptr(), dtype, rows, cols, row_stride(t), cols == 1 ? 1 : t.stride(last)}};
 }
 
+linear::Matrix matrix_of(const Tensor& t, const std::string& name) {
+    const int64_t d = t.dim() - 2, rows = t.size(d), cols = t.size(d + 1);
+    const int64_t row_stride = rows == 1 ? cols : t.stride(d), col_stride = cols == 1 ? 1 : t.stride(d + 1);
+    return {t.const_data_ptr(), dtype_of(t, name), rows, cols, row_stride, col_stride};
+}
+
+Tensor new_empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
+    return torch::stable::empty(shape, dtype, std::nullopt, like.device());
+}
+
 linear::Matrix transposed(const linear::Matrix& m) {
     return {m.data, m.dtype, m.cols, m.rows, m.col_stride, m.row_stride};
 }
@@ -109,21 +119,24 @@ void check_linear(const Tensor& input, const Tensor& weight, const std::optional
     }
 }
 
-void check_dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& preact) {
-    dtype_of(grad_output, "grad_output");
-    check(grad_output.dim() >= 1, "grad_output: got a 0-d tensor, wanted [*, out_features]");
-    check(weight.dim() == 2, "weight: got shape ", shape_text(weight), ", wanted [out_features, in_features]");
-    check_same_device(weight, grad_output, "weight", "grad_output");
-    check_same_dtype(weight, grad_output, "weight", "grad_output");
+void check_dgrad(const Tensor& grad_output, const Tensor& weight, const std::string& grad_name,
+                 const std::string& weight_name) {
+    dtype_of(grad_output, grad_name);
+    check(grad_output.dim() >= 1, grad_name, ": got a 0-d tensor, wanted [*, out_features]");
+    check(weight.dim() == 2, weight_name, ": got shape ", shape_text(weight), ", wanted [out_features, in_features]");
+    check_same_device(weight, grad_output, weight_name, grad_name);
+    check_same_dtype(weight, grad_output, weight_name, grad_name);
     const int64_t outer = grad_output.size(grad_output.dim() - 1);
-    check(weight.size(0) == outer, "weight: got shape ", shape_text(weight), ", wanted [", outer,
-          ", in_features] for grad_output of shape ", shape_text(grad_output),
+    check(weight.size(0) == outer, weight_name, ": got shape ", shape_text(weight), ", wanted [", outer,
+          ", in_features] for ", grad_name, " of shape ", shape_text(grad_output),
           weight.size(1) == outer ? "; did you pass w.T? The layout is that of torch.nn.Linear" : "");
-    if (preact.has_value()) {
-        check_same_device(*preact, grad_output, "preact", "grad_output");
-        check_same_dtype(*preact, grad_output, "preact", "grad_output");
-        check_shape(*preact, with_last(grad_output, weight.size(1)), "preact", "the shape of the input's gradient");
-    }
+}
+
+void check_like_grad_input(const Tensor& tensor, const std::string& name, const Tensor& grad_output,
+                           const std::vector<int64_t>& shape) {
+    check_same_device(tensor, grad_output, name, "grad_output");
+    check_same_dtype(tensor, grad_output, name, "grad_output");
+    check_shape(tensor, shape, name, "the shape of the input's gradient");
 }
 
 void check_wgrad(const Tensor& grad_output, const Tensor& input) {
@@ -193,6 +206,41 @@ Batches check_matmul(const Tensor& input, const Tensor& other, const std::option
         batches.other = b_next;
     }
     return batches;
+}
+
+Policies& policies() {
+    static Policies none;
+    return none;
+}
+
+namespace {
+
+std::vector<std::string> linear_policies() {
+    return policies().names == nullptr ? std::vector<std::string>{} : policies().names();
+}
+
+void linear_force_policy(std::string name, int64_t blocks) {
+    const std::vector<std::string> known = linear_policies();
+    bool found = name.empty();
+    std::string names;
+    for (const std::string& each : known) {
+        found = found || each == name;
+        names += (names.empty() ? "'" : ", '") + each + "'";
+    }
+    check(found, "linear_force_policy: got '", name, "', wanted '' or one of this build's policies (",
+          known.empty() ? "it has none: it is a CPU build" : names, ")");
+    check(blocks >= 0, "linear_force_policy: blocks: got ", blocks, ", wanted a count, or 0 for the policy's own");
+    if (policies().force != nullptr) policies().force(name, blocks);
+}
+
+std::string linear_last_plan() { return policies().last_plan == nullptr ? "" : policies().last_plan(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(halfops, CompositeExplicitAutograd, m) {
+    m.impl("linear_policies", TORCH_BOX(&linear_policies));
+    m.impl("linear_force_policy", TORCH_BOX(&linear_force_policy));
+    m.impl("linear_last_plan", TORCH_BOX(&linear_last_plan));
 }
 
 }  // namespace halfops::binding

@@ -26,8 +26,7 @@ template <auto kKernel, class... Arguments>
 cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments) {
 #if defined(HALFOPS_EMULATOR)
     static_cast<void>(stream);
-    return emulator::launch(grid.blocks, grid.threads, grid.shared_bytes, emulator::kernel_name<kKernel>(),
-                            [&] { kKernel(arguments...); });
+    return emulator::launch<kKernel>(grid.blocks, grid.threads, grid.shared_bytes, [&] { kKernel(arguments...); });
 #else
     kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
     return cudaGetLastError();
@@ -71,6 +70,17 @@ cudaError_t persistent_blocks(int64_t wanted, unsigned threads, unsigned* blocks
     });
     *blocks = static_cast<unsigned>(larger(1, smaller(wanted, held)));
     return status;
+}
+
+// Lets a kernel ask for more shared memory than the 48 KiB that every kernel may.
+template <auto kKernel>
+cudaError_t allow_shared(unsigned bytes) {
+    static DeviceFact allowed;
+    int most = 0;
+    return allowed.get(&most, [=](int, int* number) {
+        *number = static_cast<int>(larger(1, bytes));
+        return cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    });
 }
 
 // Whether this binary has the kernel for the current device.

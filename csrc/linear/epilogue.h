@@ -30,6 +30,23 @@ struct ActivationGradient {
     HALFOPS_HD float operator()(float dy, float z) const { return activation_gradient(A{}, dy, z); }
 };
 
+// The product of a gated layer's two factors, both rounded: act(gate) * up.
+template <class A>
+struct Gate {
+    HALFOPS_HD float operator()(float gate, float up) const { return Gated<A>::value(gate, up); }
+};
+
+// What reaches the two factors when dh arrives at their product.
+template <class A>
+struct GateGradient {
+    HALFOPS_HD float operator()(float dh, float gate, float up) const { return Gated<A>::gate_gradient(dh, gate, up); }
+};
+
+template <class A>
+struct UpGradient {
+    HALFOPS_HD float operator()(float dh, float gate) const { return Gated<A>::up_gradient(dh, gate); }
+};
+
 // A residual (beta = 1), beta * c of matmul, or the gradient that is accumulated into.
 struct AddScaled {
     float beta;

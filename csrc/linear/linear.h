@@ -44,7 +44,8 @@ struct Epilogue {
     const Matrix* grad_up = nullptr;
     void* out2 = nullptr;  // [M, N] with out's strides and dtype
 
-    // What is left behind of the stored numbers, in a fixed order of additions.
+    // What is left behind of the stored numbers, in a fixed order of additions. CUDA only: beside the CPU engine the
+    // binding makes them with the pointwise and the scale room's.
     void* column_sums = nullptr;   // [N], in the dtype of a: round(sum over the rows of out), a bias gradient
     void* column_sums2 = nullptr;  // the same of out2
     double* stats = nullptr;       // [3]: sum of squares of out, 1 if an element is not finite else 0, and 0

@@ -39,9 +39,9 @@ bool has_bf16_instructions() {
 
 // bf16 operands go to torch's bf16 product as they are, four times as fast, when the epilogue allows it. That product
 // adds one thing (a bias or a c) and rounds once: at the pre-activation, where this epilogue rounds too, or at the end.
-// For the activation gradient it is one rounding more than ours, as in torch's two ops. A bias and a c without an
-// activation between them, a factor, another dtype, a CPU without such instructions: those need the fp32 accumulator
-// and are widened.
+// For the activation gradient, gated or not, it is one rounding more than ours, as in torch's two ops. A bias and a c
+// without an activation between them, a factor, another dtype, a CPU without such instructions: those need the fp32
+// accumulator and are widened.
 bool use_bf16_product(const Problem& p) {
     const Epilogue& e = p.epilogue;
     const bool adds = e.c != nullptr && e.beta != 0.0f;
@@ -142,6 +142,12 @@ void finish(const Problem& p, int64_t m, int64_t n, int64_t rows, int64_t cols, 
                 mine.grad_preact_dtype = e.grad_preact->dtype;
                 mine.grad_preact_stride = e.grad_preact->col_stride;
             }
+            if (e.grad_up != nullptr) {
+                mine.grad_up = at(*e.grad_up, m + i, n);
+                mine.grad_up_dtype = e.grad_up->dtype;
+                mine.grad_up_stride = e.grad_up->col_stride;
+                mine.out2 = static_cast<char*>(e.out2) + ((m + i) * p.out_stride + n) * bytes_of(p.out_dtype);
+            }
             if (e.c != nullptr && e.beta != 0.0f) {
                 mine.c = at(*e.c, m + i, n);
                 mine.c_dtype = e.c->dtype;
@@ -189,7 +195,7 @@ void gemm_bf16(const Problem& p, const Blas& blas, const Parallel& parallel) {
         start = &c;
     }
     blas.product_bf16(whole(p.a, p.batch, p.a_offsets), whole(p.b, p.batch, p.b_offsets), start, z);
-    if (e.activation == Activation::none && !apart) return;
+    if (e.activation == Activation::none && !apart && e.grad_up == nullptr) return;
     // What remains runs on the rounded z.
     Problem rest = p;
     rest.epilogue.bias = nullptr;

@@ -15,10 +15,14 @@ struct RowEpilogue {
     const void* grad_preact;
     DType grad_preact_dtype;
     int64_t grad_preact_stride;
+    const void* grad_up;  // with grad_preact as the gate: the gradients of both factors, the second into out2
+    DType grad_up_dtype;
+    int64_t grad_up_stride;
     const void* c;
     DType c_dtype;
     int64_t c_stride;
     void* out;
+    void* out2;
     DType out_dtype;
 };
 

@@ -54,6 +54,14 @@ struct Apply {
     static void gradient(float* dy, const float* z, int64_t n) {
         for (int64_t i = 0; i < n; ++i) dy[i] = linear::ActivationGradient<A>{}(dy[i], z[i]);
     }
+    // dh becomes the gate's gradient, up its own.
+    static void gated_gradient(float* dh, const float* gate, float* up, int64_t n) {
+        for (int64_t i = 0; i < n; ++i) {
+            const float to_up = linear::UpGradient<A>{}(dh[i], gate[i]);
+            dh[i] = linear::GateGradient<A>{}(dh[i], gate[i], up[i]);
+            up[i] = to_up;
+        }
+    }
 };
 
 void apply_value(Activation activation, float* z, int64_t n) {
@@ -64,9 +72,13 @@ void apply_gradient(Activation activation, float* dy, const float* z, int64_t n)
     with_activation(activation, [=](auto a) { Apply<decltype(a)>::gradient(dy, z, n); });
 }
 
+void apply_gated_gradient(Activation activation, float* dh, const float* gate, float* up, int64_t n) {
+    with_activation(activation, [=](auto a) { Apply<decltype(a)>::gated_gradient(dh, gate, up, n); });
+}
+
 // One step after the other over a block in L1; each step is the formula of epilogue.h.
 void epilogue_row(const linear::RowEpilogue& row, const float* acc, int64_t n) {
-    alignas(64) float v[kBlock], other[kBlock];
+    alignas(64) float v[kBlock], other[kBlock], up[kBlock];
     for (int64_t begin = 0; begin < n; begin += kBlock) {
         const int64_t count = smaller(kBlock, n - begin);
         for (int64_t i = 0; i < count; ++i) v[i] = linear::Scale{row.alpha}(acc[begin + i]);
@@ -78,7 +90,14 @@ void epilogue_row(const linear::RowEpilogue& row, const float* acc, int64_t n) {
             const DType dtype = row.grad_preact_dtype;
             const void* z = advanced(row.grad_preact, dtype, begin * row.grad_preact_stride);
             widen_row(z, dtype, row.grad_preact_stride, count, other);
-            apply_gradient(row.activation, v, other, count);
+            if (row.grad_up == nullptr) {
+                apply_gradient(row.activation, v, other, count);
+            } else {
+                const void* factor = advanced(row.grad_up, row.grad_up_dtype, begin * row.grad_up_stride);
+                widen_row(factor, row.grad_up_dtype, row.grad_up_stride, count, up);
+                apply_gated_gradient(row.activation, v, other, up, count);
+                narrow_row(up, row.out_dtype, row.out2, begin, count);
+            }
         } else if (row.activation != Activation::none) {
             void* z = row.preact == nullptr ? static_cast<void*>(other) : row.preact;
             const int64_t at = row.preact == nullptr ? 0 : begin;

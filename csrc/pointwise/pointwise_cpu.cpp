@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "core/column_order.h"
 #include "core/cpu_variant.h"
 #include "core/shape.h"
 
@@ -10,9 +11,8 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // elements that are worth a thread
 
-// Column sums add 64 rows in fp32 and such blocks in double: the error stays that of 64 additions at any height.
-// A task is 32 such blocks by one strip of columns, a fixed division, so that the threads cannot change the order.
-constexpr int64_t kRowBlock = 64, kRowTask = 32 * kRowBlock, kStrip = 512;
+// A task of column sums is a group of row blocks by one strip of columns: threads cannot change the order.
+constexpr int64_t kRowTask = kSumsOfGroup * kRowsInFloat, kStrip = 512;
 
 const CpuEngine& engine() {
 #if defined(__x86_64__)
@@ -56,10 +56,10 @@ void column_sums(DType dtype, const void* x, int64_t rows, int64_t cols, int64_t
         for (int64_t i = begin; i < end; ++i) {
             const int64_t task = i / strips, col = i % strips * kStrip;
             const int64_t last = smaller(rows, (task + 1) * kRowTask);
-            for (int64_t row = task * kRowTask; row < last; row += kRowBlock) {
+            for (int64_t row = task * kRowTask; row < last; row += kRowsInFloat) {
                 const char* block = static_cast<const char*>(x) + (row * row_stride + col) * bytes;
-                engine().add_rows(dtype, block, smaller(kRowBlock, last - row), smaller(kStrip, cols - col), row_stride,
-                                  &partial[static_cast<size_t>(task * cols + col)]);
+                engine().add_rows(dtype, block, smaller(kRowsInFloat, last - row), smaller(kStrip, cols - col),
+                                  row_stride, &partial[static_cast<size_t>(task * cols + col)]);
             }
         }
     });

@@ -6,7 +6,7 @@
 #include "core/chunks.h"
 #include "core/cpu_variant.h"
 #include "core/shape.h"
-#include "scale/finite.h"
+#include "core/finite.h"
 
 namespace halfops::scale::cpu {
 namespace {

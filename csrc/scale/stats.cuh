@@ -7,7 +7,7 @@
 #include "collective/lanes.cuh"
 #include "collective/pair_sums.cuh"
 #include "collective/shared.cuh"
-#include "scale/finite.h"
+#include "core/finite.h"
 #include "scale/nonfinite.cuh"
 #include "scale/scale.h"
 

@@ -68,23 +68,43 @@ def linear(
     return y.to(x.dtype), z.clone() if save_preact else z.new_empty(0)
 
 
-def linear_dgrad(grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str) -> Tensor:
+def _column_sums(t: Tensor, wanted: bool) -> Tensor:
+    rows = _rows(t)
+    return _wide(rows).sum(0).to(t.dtype) if wanted else t.new_empty(0)
+
+
+def linear_dgrad(
+    grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str, want_bias: bool
+) -> tuple[Tensor, Tensor]:
     grad = grad_output @ weight
-    return grad if preact is None else activation_backward(grad, preact, activation)
+    if preact is not None:
+        grad = activation_backward(grad, preact, activation)
+    return grad, _column_sums(grad, want_bias)
+
+
+def _stats(grad: Tensor, wanted: bool) -> Tensor:
+    if not wanted:
+        return grad.new_empty(0, dtype=torch.float64)
+    wide = grad.detach().double()
+    total = wide.square().sum()
+    return torch.stack([total, (~wide.isfinite()).any().double(), torch.zeros_like(total)])
 
 
 def linear_wgrad(
-    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool
-) -> tuple[Tensor, Tensor]:
+    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool, want_stats: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     dz = _rows(grad_output)
     grad_weight = dz.mT @ _rows(x) if want_weight else dz.new_empty(0)
-    if want_weight and accumulate is not None:
-        grad_weight = (_wide(grad_weight) + accumulate).to(accumulate.dtype)
-    return grad_weight, _wide(dz).sum(0).to(dz.dtype) if want_bias else dz.new_empty(0)
+    if accumulate is not None:
+        summed = _wide(grad_weight) + accumulate if want_weight else grad_weight
+        grad_weight = summed.to(accumulate.dtype)
+    return grad_weight, _column_sums(dz, want_bias), _stats(grad_weight, want_stats)
 
 
-def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
-    grad_weight.copy_(linear_wgrad(grad_output, x, grad_weight, True, False)[0])
+def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor, want_stats: bool) -> Tensor:
+    summed, _, stats = linear_wgrad(grad_output, x, grad_weight, True, False, want_stats)
+    grad_weight.copy_(summed)
+    return stats
 
 
 def gated_linear(
@@ -99,6 +119,17 @@ def gated_linear(
     gate, up = F.linear(x, gate_weight, gate_bias), F.linear(x, up_weight, up_bias)
     y = gated_activation(gate, up, activation)
     return (y, gate, up) if save_preact else (y, gate.new_empty(0), up.new_empty(0))
+
+
+def gated_linear_dgrad(grad_gate: Tensor, grad_up: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
+    return (_wide(grad_gate @ gate_weight) + _wide(grad_up @ up_weight)).to(grad_gate.dtype)
+
+
+def gated_dgrad(
+    grad_output: Tensor, weight: Tensor, gate: Tensor, up: Tensor, activation: str, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_gate, grad_up = gated_activation_backward(grad_output @ weight, gate, up, activation)
+    return grad_gate, grad_up, _column_sums(grad_gate, want_bias), _column_sums(grad_up, want_bias)
 
 
 def activation(preact: Tensor, activation: str) -> Tensor:

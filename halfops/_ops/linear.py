@@ -14,8 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops import composed, ops
 from halfops._ops.pointwise import activation_backward, activation_vjp, gated_activation_backward
+from halfops._ops import composed, fresh, ops
+from halfops._ops.pointwise import (
+    activation_backward,
+    activation_vjp,
+    gated_activation_backward,
+    gated_activation_vjp,
+)
 from halfops._ops.wiring import autocast, differentiable, dispatched, wants_grad
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
@@ -78,8 +84,7 @@ def _linear_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[A
             dz = activation_backward(grad, z, ctx.activation)
         if need_x:
             dx = linear_dgrad(dz, weight)
-        if need_weight or need_bias:
-            dw, db = linear_wgrad(dz, dz if x is None else x, want_weight=need_weight, want_bias=need_bias)
+        dw, db = parameter_grads(dz, x, need_weight, need_bias)
     return dx, dw, db, grad if need_residual else None, None, None
 
 
@@ -102,18 +107,33 @@ def linear_with_preact(x: Tensor, weight: Tensor, bias: Tensor | None, activatio
 # ---- linear's two gradients -----------------------------------------------------------------------------------------
 
 
-def _dgrad_fake(grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str) -> Tensor:
-    return grad_output.new_empty((*grad_output.shape[:-1], weight.shape[1]))
+def _dgrad_fake(
+    grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str, want_bias: bool
+) -> tuple[Tensor, Tensor]:
+    columns = weight.shape[1]
+    grad = grad_output.new_empty((*grad_output.shape[:-1], columns))
+    return grad, grad_output.new_empty((columns,) if want_bias else (0,))
 
 
-def _dgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_output, weight, preact, activation = inputs
-    ctx.activation = activation
+def _dgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad_output, weight, preact, ctx.activation, ctx.want_bias = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad_output, weight, preact)
 
 
-def _dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _with_sums(grad: Tensor | None, grad_sums: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """The gradient of a result whose column sums were a result as well."""
+    if grad is None or grad_sums is None:
+        return grad if grad_sums is None else grad_sums.expand(shape)
+    return grad + grad_sums
+
+
+def _dgrad_backward(ctx: Any, grad: Tensor | None, grad_bias: Tensor | None) -> tuple[Any, ...]:
     dz, weight, preact = ctx.saved_tensors
+    shape = (*dz.shape[:-1], weight.shape[1])
+    grad = _with_sums(grad, grad_bias if ctx.want_bias else None, shape)
+    if grad is None:
+        return (None,) * 5
     need_dz, need_weight, need_preact = ctx.needs_input_grad[:3]
     inner, dpreact = grad, None
     if preact is not None and ctx.activation != "none":
@@ -127,6 +147,7 @@ def _dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         linear_wgrad(dz, inner)[0] if need_weight else None,
         dpreact,
         None,
+        None,
     )
 
 
@@ -134,28 +155,44 @@ _dgrad = differentiable("linear_dgrad", _dgrad_fake, _dgrad_setup, _dgrad_backwa
 
 
 def linear_dgrad(grad_output: Tensor, weight: Tensor, preact: Tensor | None = None, activation: str = "none") -> Tensor:
-    grad: Tensor = _dgrad(grad_output, weight, preact, activation)
+    grad: Tensor = _dgrad(grad_output, weight, preact, activation, False)[0]
     return grad
 
 
+def linear_dgrad_with_bias(
+    grad_output: Tensor, weight: Tensor, preact: Tensor | None, activation: str, want_bias: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """dx and the column sums of dx as it is stored: the gradient of the bias of the layer below."""
+    grad, sums = _dgrad(grad_output, weight, preact, activation, want_bias)
+    return grad, sums if want_bias else None
+
+
 def _wgrad_fake(
-    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool
-) -> tuple[Tensor, Tensor]:
+    grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool, want_stats: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = grad_output.shape[-1], x.shape[-1]
     weight_like = grad_output if accumulate is None else accumulate
     return (
         weight_like.new_empty((rows, columns) if want_weight else (0,)),
         grad_output.new_empty((rows,) if want_bias else (0,)),
+        _stats_fake(grad_output, want_stats),
     )
 
 
-def _wgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    grad_output, x, _, ctx.want_weight, ctx.want_bias = inputs
+def _stats_fake(like: Tensor, want_stats: bool) -> Tensor:
+    return like.new_empty((3 if want_stats else 0,), dtype=torch.float64)
+
+
+def _wgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    grad_output, x, _, ctx.want_weight, ctx.want_bias, _ = inputs
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(grad_output, x)
 
 
-def _wgrad_backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) -> tuple[Any, ...]:
+def _wgrad_backward(
+    ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
     dz, x = ctx.saved_tensors
     need_dz, need_x, need_accumulate = ctx.needs_input_grad[:3]
     ddz = dx = None
@@ -164,8 +201,8 @@ def _wgrad_backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | No
         ddz = linear(x, grad) if need_dz else None
         dx = linear_dgrad(dz, grad) if need_x else None
     if ctx.want_bias and grad_bias is not None and need_dz:
-        ddz = grad_bias.expand_as(dz) if ddz is None else ddz + grad_bias
-    return ddz, dx, grad_weight if need_accumulate else None, None, None
+        ddz = _with_sums(ddz, grad_bias, dz.shape)
+    return ddz, dx, grad_weight if need_accumulate else None, None, None, None
 
 
 _wgrad = differentiable("linear_wgrad", _wgrad_fake, _wgrad_setup, _wgrad_backward)
@@ -177,23 +214,40 @@ def linear_wgrad(
     accumulate: Tensor | None = None,
     want_weight: bool = True,
     want_bias: bool = False,
-) -> tuple[Tensor | None, Tensor | None]:
-    """(dw, db); what is not asked for is None. With want_weight False, x is not looked at beyond its shape."""
-    dw, db = _wgrad(grad_output, x, accumulate, want_weight, want_bias)
-    return dw if want_weight else None, db if want_bias else None
+    want_stats: bool = False,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(dw, db, stats of dw); what is not asked for is None. Without want_weight, x matters by its shape only."""
+    dw, db, stats = _wgrad(grad_output, x, accumulate, want_weight, want_bias, want_stats)
+    return dw if want_weight else None, db if want_bias else None, stats if want_stats else None
 
 
-def _wgrad_inplace_fake(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
-    return None
+def _wgrad_inplace_fake(grad_weight: Tensor, grad_output: Tensor, x: Tensor, want_stats: bool) -> Tensor:
+    return _stats_fake(grad_output, want_stats)
 
 
-_wgrad_inplace = dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linear_wgrad_)
+_wgrad_inplace = dispatched("linear_wgrad_", _wgrad_inplace_fake, composed.linear_wgrad_, operands=(1, 2))
 
 
-def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor) -> None:
+def linear_wgrad_(grad_weight: Tensor, grad_output: Tensor, x: Tensor, want_stats: bool = False) -> Tensor | None:
     with torch.no_grad():
-        _wgrad_inplace(grad_weight, grad_output, x)
+        stats = _wgrad_inplace(grad_weight, grad_output, x, want_stats)
     torch.autograd.graph.increment_version(grad_weight)
+    return stats if want_stats else None
+
+
+def parameter_grads(
+    dz: Tensor, x: Tensor | None, want_weight: bool, want_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dw, db) for a backward pass; without want_weight there need not be an x."""
+    if not want_weight and not want_bias:
+        return None, None
+    want_stats = want_weight and not torch.compiler.is_compiling() and fresh.wanted(dz.device)
+    dw, db, stats = linear_wgrad(
+        dz, dz if x is None else x, want_weight=want_weight, want_bias=want_bias, want_stats=want_stats
+    )
+    if dw is not None and stats is not None:
+        fresh.record(dw, stats)
+    return dw, db
 
 
 # ---- gated linear ---------------------------------------------------------------------------------------------------
@@ -231,16 +285,6 @@ def _gated_linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
     )
 
 
-def gated_dgrad(dgate: Tensor, dup: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
-    """dgate wg + dup wu, rounded once: the first product stays in float32."""
-    rows = math.prod(dgate.shape[:-1])
-    dgate2, dup2 = dgate.reshape(rows, dgate.shape[-1]), dup.reshape(rows, dup.shape[-1])
-    wide = torch.float64 if dgate.dtype is torch.float64 else torch.float32
-    first = matmul(dgate2, gate_weight, out_dtype=wide)
-    both = matmul(dup2, up_weight, c=first, beta=1.0)
-    return both.reshape(*dgate.shape[:-1], gate_weight.shape[1])
-
-
 def _gated_linear_backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 7
@@ -256,14 +300,9 @@ def gated_linear_grads(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (x, gate_weight, up_weight, gate_bias, up_bias), those that are needed."""
     need_x, need_gate, need_up, need_gate_bias, need_up_bias = needs
-    dx = gated_dgrad(dgate, dup, gate_weight, up_weight) if need_x else None
-    dgate_weight = dup_weight = dgate_bias = dup_bias = None
-    if need_gate or need_gate_bias:
-        dgate_weight, dgate_bias = linear_wgrad(
-            dgate, dgate if x is None else x, want_weight=need_gate, want_bias=need_gate_bias
-        )
-    if need_up or need_up_bias:
-        dup_weight, dup_bias = linear_wgrad(dup, dup if x is None else x, want_weight=need_up, want_bias=need_up_bias)
+    dx = gated_linear_dgrad(dgate, dup, gate_weight, up_weight) if need_x else None
+    dgate_weight, dgate_bias = parameter_grads(dgate, x, need_gate, need_gate_bias)
+    dup_weight, dup_bias = parameter_grads(dup, x, need_up, need_up_bias)
     return dx, dgate_weight, dup_weight, dgate_bias, dup_bias
 
 
@@ -295,6 +334,84 @@ def gated_linear_with_preact(
         x, gate_weight, up_weight, gate_bias, up_bias, activation, True
     )
     return result
+
+
+# ---- gated linear's gradients ---------------------------------------------------------------------------------------
+
+
+def _gated_linear_dgrad_fake(grad_gate: Tensor, grad_up: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
+    return grad_gate.new_empty((*grad_gate.shape[:-1], gate_weight.shape[1]))
+
+
+def _gated_linear_dgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gated_linear_dgrad_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grad_gate, grad_up, gate_weight, up_weight = ctx.saved_tensors
+    need_gate, need_up, need_gate_weight, need_up_weight = ctx.needs_input_grad
+    return (
+        linear(grad, gate_weight) if need_gate else None,
+        linear(grad, up_weight) if need_up else None,
+        linear_wgrad(grad_gate, grad)[0] if need_gate_weight else None,
+        linear_wgrad(grad_up, grad)[0] if need_up_weight else None,
+    )
+
+
+_gated_linear_dgrad = differentiable(
+    "gated_linear_dgrad", _gated_linear_dgrad_fake, _gated_linear_dgrad_setup, _gated_linear_dgrad_backward
+)
+
+
+def gated_linear_dgrad(grad_gate: Tensor, grad_up: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
+    """grad_gate wg + grad_up wu, rounded once."""
+    grad: Tensor = _gated_linear_dgrad(grad_gate, grad_up, gate_weight, up_weight)
+    return grad
+
+
+def _gated_dgrad_fake(
+    grad_output: Tensor, weight: Tensor, gate: Tensor, up: Tensor, activation: str, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape, sums = (*grad_output.shape[:-1], weight.shape[1]), (weight.shape[1],) if want_bias else (0,)
+    grad_gate, grad_up = (grad_output.new_empty(shape) for _ in range(2))
+    return grad_gate, grad_up, grad_output.new_empty(sums), grad_output.new_empty(sums)
+
+
+def _gated_dgrad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.activation, ctx.want_bias = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _gated_dgrad_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    dy, weight, gate, up = ctx.saved_tensors
+    to_gate, to_up = (
+        _with_sums(grad, sums if ctx.want_bias else None, gate.shape)
+        for grad, sums in zip(grads[:2], grads[2:], strict=True)
+    )
+    if to_gate is None and to_up is None:
+        return (None,) * 6
+    need_dy, need_weight = ctx.needs_input_grad[:2]
+    dh, dgate, dup = gated_activation_vjp((to_gate, to_up), linear_dgrad(dy, weight), gate, up, ctx.activation)
+    return (
+        linear(dh, weight) if need_dy else None,
+        linear_wgrad(dy, dh)[0] if need_weight else None,
+        dgate,
+        dup,
+        None,
+        None,
+    )
+
+
+_gated_dgrad = differentiable("gated_dgrad", _gated_dgrad_fake, _gated_dgrad_setup, _gated_dgrad_backward)
+
+
+def gated_dgrad(
+    grad_output: Tensor, weight: Tensor, gate: Tensor, up: Tensor, activation: str, want_bias: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """(dgate, dup, column sums of both): dy w with a gated activation's gradient applied before it is rounded."""
+    dgate, dup, gate_sums, up_sums = _gated_dgrad(grad_output, weight, gate, up, activation, want_bias)
+    return dgate, dup, gate_sums if want_bias else None, up_sums if want_bias else None
 
 
 # ---- matmul ---------------------------------------------------------------------------------------------------------

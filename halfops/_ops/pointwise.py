@@ -96,12 +96,16 @@ def _gated_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.save_for_backward(grad_output, gate, up)
 
 
+def gated_activation_vjp(
+    grads: tuple[Tensor | None, Tensor | None], grad_output: Tensor, gate: Tensor, up: Tensor, activation: str
+) -> list[Any]:
+    tensors = (grad_output, gate, up)
+    return vjp(lambda g, a, b: composed.gated_activation_backward(g, a, b, activation), tensors, grads)
+
+
 def _gated_grad_backward(ctx: Any, grad_gate: Tensor | None, grad_up: Tensor | None) -> tuple[Any, ...]:
-    name = ctx.activation
-    found = vjp(
-        lambda g, a, b: composed.gated_activation_backward(g, a, b, name), ctx.saved_tensors, (grad_gate, grad_up)
-    )
-    return (*found, None)
+    grad_output, gate, up = ctx.saved_tensors
+    return (*gated_activation_vjp((grad_gate, grad_up), grad_output, gate, up, ctx.activation), None)
 
 
 _gated_grad = differentiable("gated_activation_backward", _gated_grad_fake, _gated_grad_setup, _gated_grad_backward)

@@ -2,7 +2,7 @@
 
 Every differentiable op is declared by one `differentiable(...)` call, which binds the same (setup, backward) pair to
 the dispatcher's op and to an autograd.Function around its composition in torch (`composed.py`). A call takes the
-composition when its operands are float64, or when their device has no kernel of ours.
+composition when its operands are float64 (on a GPU also float32), or when their device has no kernel of ours.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from halfops._ops.registry import has_kernel
 
 _LIBRARY = torch.library.Library("halfops", "IMPL")
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+# Dtypes that torch's ops serve: float64 everywhere; float32 on a GPU, where our products are those of 16-bit numbers.
+_COMPOSED = {"cuda": (torch.float64, torch.float32)}
 
 
-def _native(args: Sequence[Any], devices: frozenset[str]) -> bool:
-    """Whether the dispatcher's op takes these arguments; it also words the errors for those that nobody takes.
+def _native(first: Any, second: Any, devices: frozenset[str]) -> bool:
+    """Whether the dispatcher's op takes operands like these two; it also words the errors for those nobody takes.
 
-    The operands decide, which are the first two; a float64 product may be added to a float32 tensor.
+    What else there is does not count: a float64 product may be added to a float32 tensor.
     """
-    first, second = args[:2]
     if not isinstance(first, Tensor):
         return True
     if first.device.type not in devices:
         return False
-    return first.dtype is not torch.float64 or (isinstance(second, Tensor) and second.dtype is not torch.float64)
+    composed_dtypes = _COMPOSED.get(first.device.type, (torch.float64,))
+    return first.dtype not in composed_dtypes or (isinstance(second, Tensor) and second.dtype is not first.dtype)
 
 
 def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
@@ -60,8 +62,11 @@ def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., Any]) -> Callable[..., Any]:
-    """The call that picks the kernel or the composition for one op."""
+def dispatched(
+    name: str, fake: Callable[..., Any], composition: Callable[..., Any], operands: tuple[int, int] = (0, 1)
+) -> Callable[..., Any]:
+    """The call that picks the kernel or the composition for one op, by the arguments at `operands`."""
+    first, second = operands
 
     def imagined(*args: Any) -> Any:
         devices = {str(t.device): None for t in args if isinstance(t, Tensor)}
@@ -78,7 +83,7 @@ def dispatched(name: str, fake: Callable[..., Any], composition: Callable[..., A
     def call(*args: Any) -> Any:
         if forward_ad._current_level >= 0:
             _refuse_tangents(name, args)
-        if not _native(args, devices):
+        if not _native(args[first], args[second], devices):
             return composition(*args)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return op(*args)

@@ -156,7 +156,7 @@ _ADAM = {"lr": 1e-2, "eps": 1e-8, **_BETAS}
 _SGD = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.01, "nesterov": True}
 _GRADS = ("linear", "linear_dgrad", "linear_wgrad")
 _BENT = (*_GRADS, "activation", "activation_backward")
-_GATED = ("gated_linear", "linear_dgrad", "linear_wgrad", "gated_activation", "gated_activation_backward")
+_GATED = ("gated_linear", "gated_linear_dgrad", "linear_wgrad", "gated_activation_backward")
 
 PROBES: Sequence[Probe] = (
     Probe("linear", "linear", _BENT, _differentiable(_tangled, (5, 33), (17, 33), (17,), (5, 17))),
@@ -165,7 +165,7 @@ PROBES: Sequence[Probe] = (
     Probe(
         "gated_mlp",
         "linear",
-        (*_GATED, "linear"),
+        ("gated_linear", "gated_linear_dgrad", "gated_dgrad", "gated_activation", "linear", "linear_wgrad"),
         _differentiable(functional.gated_mlp, (5, 33), (17, 33), (17, 33), (9, 17)),
     ),
     Probe(

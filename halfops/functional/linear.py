@@ -13,7 +13,7 @@ Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -99,15 +99,38 @@ def matmul(
     return _ops.matmul(input, other, c, float(alpha), float(beta), out_dtype)
 
 
+@overload
 def linear_dgrad(
-    grad_output: Tensor, weight: Tensor, *, preact: Tensor | None = None, activation: str = "none"
-) -> Tensor:
+    grad_output: Tensor,
+    weight: Tensor,
+    *,
+    preact: Tensor | None = None,
+    activation: str = "none",
+    bias: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def linear_dgrad(
+    grad_output: Tensor, weight: Tensor, *, preact: Tensor | None = None, activation: str = "none", bias: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+
+
+def linear_dgrad(
+    grad_output: Tensor,
+    weight: Tensor,
+    *,
+    preact: Tensor | None = None,
+    activation: str = "none",
+    bias: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """dx = (dy w) * act'(preact): the gradient of a linear layer's input, and of the activation before it.
 
     Shapes: grad_output [*, N], weight [N, K], preact and result [*, K]. preact is the pre-activation of the layer
-    *below*, so the result is the gradient of that layer's x w^T + b. Dtypes: one of float16, bfloat16, float32.
+    *below*, so the result is the gradient of that layer's x w^T + b. With bias=True a pair: dx and its column sums [K],
+    which are the gradient of that layer's bias. Dtypes: one of float16, bfloat16, float32.
     Numerics: one rounding from the float32 sum, after the derivative; on CPUs with bfloat16 instructions, bfloat16 is
-    rounded before the derivative too.
+    rounded before the derivative too. The column sums are those of dx as it is stored.
     Saved for backward: all inputs; differentiable. Not subject to autocast.
     Raises ValueError for an unknown activation or one without preact, RuntimeError for what does not fit.
     """
@@ -116,7 +139,8 @@ def linear_dgrad(
         raise ValueError(
             f"preact: got None with activation {activation!r}, wanted the pre-activation whose derivative is meant"
         )
-    return _ops.linear_dgrad(grad_output, weight, preact, activation)
+    grad_input, grad_bias = _ops.linear_dgrad_with_bias(grad_output, weight, preact, activation, want_bias=bias)
+    return grad_input if grad_bias is None else (grad_input, grad_bias)
 
 
 def linear_wgrad(
@@ -131,7 +155,7 @@ def linear_wgrad(
     Raises RuntimeError for shapes, dtypes or devices that do not fit.
     """
     if accumulate_into is None:
-        grad_weight, grad_bias = _ops.linear_wgrad(grad_output, input, want_bias=bias)
+        grad_weight, grad_bias, _ = _ops.linear_wgrad(grad_output, input, want_bias=bias)
         assert grad_weight is not None
         return grad_weight, grad_bias
     _ops.linear_wgrad_(accumulate_into, grad_output, input)
@@ -172,14 +196,12 @@ class _MLP(torch.autograd.Function):
         need_x, need_w1, need_b1, need_w2, need_b2, need_residual, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: the saved z has no history
             z = _ops.linear(x, w1, b1)
-        dx = dw1 = db1 = dw2 = db2 = None
-        if need_w2 or need_b2:
-            hidden = pointwise.activation(z, ctx.activation) if need_w2 else z
-            dw2, db2 = _ops.linear_wgrad(grad, hidden, want_weight=need_w2, want_bias=need_b2)
+        dx = dw1 = db1 = None
+        hidden = pointwise.activation(z, ctx.activation) if need_w2 else None
+        dw2, db2 = _ops.parameter_grads(grad, hidden, need_w2, need_b2)
         if need_x or need_w1 or need_b1:
-            dz = _ops.linear_dgrad(grad, w2, z, ctx.activation)
-            if need_w1 or need_b1:
-                dw1, db1 = _ops.linear_wgrad(dz, x, want_weight=need_w1, want_bias=need_b1)
+            dz, db1 = _ops.linear_dgrad_with_bias(grad, w2, z, ctx.activation, want_bias=need_b1)
+            dw1, _ = _ops.parameter_grads(dz, x, need_w1, False)
             if need_x:
                 dx = _ops.linear_dgrad(dz, w1)
         return dx, dw1, db1, dw2, db2, grad if need_residual else None, None
@@ -240,16 +262,17 @@ class _GatedMLP(torch.autograd.Function):
         need_x, need_gate, need_up, need_down, need_gb, need_ub, need_db, need_residual, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: what was saved has no history
             gate, up = _ops.linear(x, gate_weight, gate_bias), _ops.linear(x, up_weight, up_bias)
-        dx = dgate_weight = dup_weight = ddown_weight = dgb = dub = ddb = None
-        if need_down or need_db:
-            hidden = pointwise.gated_activation(gate, up, ctx.activation) if need_down else gate
-            ddown_weight, ddb = _ops.linear_wgrad(grad, hidden, want_weight=need_down, want_bias=need_db)
+        dx = dgate_weight = dup_weight = dgb = dub = None
+        hidden = pointwise.gated_activation(gate, up, ctx.activation) if need_down else None
+        ddown_weight, ddb = _ops.parameter_grads(grad, hidden, need_down, need_db)
         if need_x or need_gate or need_up or need_gb or need_ub:
-            dhidden = _ops.linear_dgrad(grad, down_weight)
-            dgate, dup = pointwise.gated_activation_backward(dhidden, gate, up, ctx.activation)
-            dx, dgate_weight, dup_weight, dgb, dub = _ops.gated_linear_grads(
-                (need_x, need_gate, need_up, need_gb, need_ub), dgate, dup, x, gate_weight, up_weight
+            dgate, dup, dgb, dub = _ops.gated_dgrad(
+                grad, down_weight, gate, up, ctx.activation, want_bias=need_gb or need_ub
             )
+            dx, dgate_weight, dup_weight, _, _ = _ops.gated_linear_grads(
+                (need_x, need_gate, need_up, False, False), dgate, dup, x, gate_weight, up_weight
+            )
+        dgb, dub = dgb if need_gb else None, dub if need_ub else None
         return dx, dgate_weight, dup_weight, ddown_weight, dgb, dub, ddb, grad if need_residual else None, None
 
 

@@ -74,6 +74,18 @@ def gated_linear(
     return gated_activation(linear(x, gate_weight, gate_bias), linear(x, up_weight, up_bias), name)
 
 
+def gated_linear_dgrad(grad_gate: Tensor, grad_up: Tensor, gate_weight: Tensor, up_weight: Tensor) -> Tensor:
+    return grad_gate @ gate_weight + grad_up @ up_weight
+
+
+def gated_dgrad(
+    grad_output: Tensor, weight: Tensor, gate: Tensor, up: Tensor, name: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two factors' gradients, and the column sums of each."""
+    grads = gated_activation_backward(grad_output @ weight, gate, up, name)
+    return *grads, grads[0].flatten(0, -2).sum(0), grads[1].flatten(0, -2).sum(0)
+
+
 def mlp(
     x: Tensor,
     fc1_weight: Tensor,

@@ -91,16 +91,32 @@ def linear_cases():
     yield _linear("long", (4, 8, 6000), "none")
 
 
-def dgrad_bound(dtype, dz, weight, preact, name):
+def product_error(dtype, dz, weight):
+    """Of dz w in float32, before the epilogue."""
     error = dot(dz.shape[-1], dz.abs() @ weight.abs())
+    if dtype == torch.bfloat16:  # a CPU's bf16 product comes back rounded, as it does in torch's own two ops
+        error = rounded(dz @ weight, error, dtype)
+    return error
+
+
+def dgrad_bound(dtype, dz, weight, preact, name):
     value = reference.linear_dgrad(dz, weight)
-    if preact is not None and name != "none":
-        slope = reference.derivative(preact, name)
-        if dtype == torch.bfloat16:  # a CPU's bf16 product comes back rounded, as it does in torch's own two ops
-            error = rounded(value, error, dtype)
-        error = product(value, error, slope, derivative_error(slope))
-        value = value * slope
-    return rounded(value, error, dtype)
+    if preact is None or name == "none":
+        return rounded(value, dot(dz.shape[-1], dz.abs() @ weight.abs()), dtype)
+    slope = reference.derivative(preact, name)
+    error = product(value, product_error(dtype, dz, weight), slope, derivative_error(slope))
+    return rounded(value * slope, error, dtype)
+
+
+def sums_bound(dtype, value, bound):
+    """The error of the column sums of what is stored for `value`, each element of which is known to `bound`."""
+    value, bound = value.flatten(0, -2), bound.flatten(0, -2)
+    error = bound.sum(0) + dot(len(value), (value.abs() + bound).sum(0))
+    return rounded(value.sum(0), error, dtype)
+
+
+def with_sums(values):
+    return values, values.flatten(0, -2).sum(0)
 
 
 def _dgrad(name, size, activation="none", batch=(), dz_layout="plain", w_layout="plain"):
@@ -128,6 +144,25 @@ def dgrad_cases():
     yield _dgrad("batched", (5, 9, 11), "silu", batch=(2, 3))
 
 
+def dgrad_bias_bound(dtype, *inputs):
+    bound = dgrad_bound(dtype, *inputs)
+    return bound, sums_bound(dtype, reference.linear_dgrad(*inputs), bound)
+
+
+def dgrad_bias_cases():
+    """The same problems with the column sums of their results."""
+    for case in dgrad_cases():
+        yield Case(
+            f"linear_dgrad_with_bias/{case.name.split('/')[1]}", case.inputs, ops.linear_dgrad_with_bias,
+            lambda *inputs: with_sums(reference.linear_dgrad(*inputs)), dgrad_bias_bound,
+        )  # fmt: skip
+    make = _dgrad("tall", (3001, 3, 5), "gelu")
+    yield Case(
+        "linear_dgrad_with_bias/tall", make.inputs, ops.linear_dgrad_with_bias,
+        lambda *inputs: with_sums(reference.linear_dgrad(*inputs)), dgrad_bias_bound,
+    )  # fmt: skip
+
+
 def wgrad_bound(dtype, dz, x, accumulate, want_weight, want_bias):
     weight, bias = reference.linear_wgrad(dz, x, accumulate)
     dz, x = dz.flatten(0, -2), x.flatten(0, -2)
@@ -153,7 +188,7 @@ def _wgrad(name, size, batch=(), accumulate=False, dz_layout="plain", x_layout="
         product = dz.mT @ x if accumulate is None else torch.addmm(accumulate, dz.mT, x)
         return product, dz.sum(0)
 
-    return Case(f"linear_wgrad/{name}", inputs, ops.linear_wgrad, wanted, wgrad_bound, peer)
+    return Case(f"linear_wgrad/{name}", inputs, lambda *t: ops.linear_wgrad(*t)[:2], wanted, wgrad_bound, peer)
 
 
 def wgrad_cases():
@@ -166,6 +201,27 @@ def wgrad_cases():
     yield _wgrad("batched-transposed", (5, 9, 11), batch=(4,), dz_layout="transposed")
     yield _wgrad("accumulate", (23, 37, 41), accumulate=True)
     yield _wgrad("tall", (3001, 5, 3))
+
+
+def stats_of(grad):
+    total = grad.square().sum()
+    return torch.stack([total, (~grad.isfinite()).any().double(), torch.zeros_like(total)])
+
+
+def stats_bound(dtype, *inputs):
+    """The squares are those of what is stored; their sum is one in float64, of float16 first 16 in float32 each."""
+    value, bound = reference.linear_wgrad(*inputs[:3])[0], wgrad_bound(dtype, *inputs)[0]
+    error = (2 * value.abs() * bound + bound.square()).sum() + 2.0**-20 * (value.abs() + bound).square().sum()
+    return bound, torch.stack([error, error * 0, error * 0])
+
+
+def stats_cases():
+    for case in wgrad_cases():
+        yield Case(
+            f"linear_wgrad_stats/{case.name.split('/')[1]}", case.inputs,
+            lambda dz, x, accumulate, *_: ops.linear_wgrad(dz, x, accumulate, want_stats=True)[::2],
+            lambda *inputs: (grad := reference.linear_wgrad(*inputs[:3])[0], stats_of(grad)), stats_bound,
+        )  # fmt: skip
 
 
 def gated_error(dtype, gate, gate_error, up, up_error, name):
@@ -202,6 +258,65 @@ def gated_cases():
     yield _gated("up-bias", (9, 8, 7), gate_bias=False)
     yield _gated("transposed", (9, 8, 7), x_layout="transposed", gate_bias=False, up_bias=False)
     yield _gated("batched", (5, 9, 11), "gelu", batch=(2, 3))
+
+
+def gated_linear_dgrad_bound(dtype, dgate, dup, wg, wu):
+    magnitude = dgate.abs() @ wg.abs() + dup.abs() @ wu.abs()
+    return rounded(reference.gated_linear_dgrad(dgate, dup, wg, wu), dot(2 * dgate.shape[-1], magnitude), dtype)
+
+
+def _gated_linear_dgrad(name, size, batch=(), layouts=("plain",) * 4):
+    m, n, k = size
+
+    def inputs(dtype, device):
+        shapes = [(*batch, m, n), (*batch, m, n), (n, k), (n, k)]
+        made = [numbers(*shape, dtype=dtype, device=device) for shape in shapes]
+        return tuple(layout(t, other) for t, other in zip(made, layouts, strict=True))
+
+    return Case(
+        f"gated_linear_dgrad/{name}", inputs, ops.gated_linear_dgrad, reference.gated_linear_dgrad,
+        gated_linear_dgrad_bound, lambda dgate, dup, wg, wu: dgate @ wg + dup @ wu,
+    )  # fmt: skip
+
+
+def gated_dgrad_bound(dtype, dy, weight, gate, up, name):
+    dh, dh_error = dy @ weight, product_error(dtype, dy, weight)
+    slope, value = reference.derivative(gate, name), reference.activation(gate, name)
+    to_gate = product(dh * up, product(dh, dh_error, up, 0.0), slope, derivative_error(slope))
+    to_up = product(dh, dh_error, value, activated(value, 0.0))
+    values = dh * up * slope, dh * value
+    bounds = rounded(values[0], to_gate, dtype), rounded(values[1], to_up, dtype)
+    return *bounds, *(sums_bound(dtype, v, b) for v, b in zip(values, bounds, strict=True))
+
+
+def _gated_dgrad(name, size, activation="silu", batch=(), layouts=("plain",) * 4):
+    m, n, k = size
+
+    def inputs(dtype, device):
+        shapes = [(*batch, m, n), (n, k), (*batch, m, k), (*batch, m, k)]
+        made = [numbers(*shape, dtype=dtype, device=device) for shape in shapes]
+        return *(layout(t, other) for t, other in zip(made, layouts, strict=True)), activation
+
+    return Case(
+        f"gated_dgrad/{name}", inputs, lambda *t: ops.gated_dgrad(*t, want_bias=True), reference.gated_dgrad,
+        gated_dgrad_bound,
+    )  # fmt: skip
+
+
+def gated_dgrad_cases():
+    for size in SIZES:
+        yield _gated_linear_dgrad("x".join(map(str, size)), size)
+        yield _gated_dgrad("x".join(map(str, size)), size)
+    for activation in GATED:
+        yield _gated_dgrad(activation, (23, 37, 41), activation)
+    for other in LAYOUTS[1:]:
+        for i in range(4):
+            layouts = tuple(other if i == j else "plain" for j in range(4))
+            yield _gated_linear_dgrad(f"{other}-{i}", (19, 22, 35), layouts=layouts)
+            yield _gated_dgrad(f"{other}-{i}", (19, 22, 35), layouts=layouts)
+    yield _gated_linear_dgrad("batched", (5, 9, 11), batch=(2, 3))
+    yield _gated_dgrad("batched", (5, 9, 11), batch=(2, 3))
+    yield _gated_dgrad("tall", (3001, 3, 5), "gelu")
 
 
 def pointwise_cases():
@@ -315,8 +430,11 @@ def matmul_cases():
 CASES = [
     *linear_cases(),
     *dgrad_cases(),
+    *dgrad_bias_cases(),
     *wgrad_cases(),
+    *stats_cases(),
     *gated_cases(),
+    *gated_dgrad_cases(),
     *pointwise_cases(),
     *matmul_cases(),
 ]

@@ -137,6 +137,7 @@ def _row_sums(values: np.ndarray) -> np.ndarray:
 
 
 SCALE = program("scale", "csrc/scale/scale_cuda.cu", "csrc/collective/upload.cu")
+POINTWISE = program("pointwise", "csrc/pointwise/pointwise_cuda.cu")
 OPTIM = program(
     "optim",
     "csrc/optim/optim_cuda.cu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import os
 import platform
@@ -21,26 +22,53 @@ from emulator.memory import Guarded
 
 SECONDS = 120  # that a program may take; right ones take a few
 ORDERS = ("forward", "reverse", "random", "priority")
+COMPLETIONS = ("eager", "lazy", "random")
+# Bytes of shared memory that a block may have, by compute capability times ten.
+MOST_SHARED = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 
 Arrays = Mapping[str, np.ndarray | Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How to run; the same mode gives the same run. The device has few processors, so that few blocks fill it."""
+    """How to run; the same mode gives the same run. The device has few processors, so that few blocks fill it.
+
+    `completion` says when asynchronous copies happen; empty: late in order, early in reverse, else at random.
+    """
 
     order: str = "forward"
     seed: int = 1
     poison: bool = True
+    completion: str = ""
     multiprocessors: int = 2
     blocks_per_multiprocessor: int = 2
+    capability: int = 90
 
     def short(self) -> str:
         return f"{self.order}-{self.seed}"
 
     def numbers(self) -> list[int]:
-        order = ORDERS.index(self.order)
-        return [order, self.seed, int(self.poison), self.multiprocessors, self.blocks_per_multiprocessor]
+        """The fields of Config in include/emulator/config.h."""
+        usual = {"forward": "lazy", "reverse": "eager"}.get(self.order, "random")
+        completion = COMPLETIONS.index(self.completion or usual)
+        how = [ORDERS.index(self.order), self.seed, int(self.poison), completion]
+        device = [self.multiprocessors, self.blocks_per_multiprocessor, self.capability, MOST_SHARED[self.capability]]
+        return how + device
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The fields of Counters in include/emulator/counters.h: 16-byte accesses that the emulator sees."""
+
+    matrices: int = 0
+    matrix_conflicts: int = 0
+    copies: int = 0
+    copy_conflicts: int = 0
+
+    @property
+    def conflicts(self) -> int:
+        """Wavefronts of shared memory that other places would have saved."""
+        return self.matrix_conflicts + self.copy_conflicts
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,7 @@ class Report:
     """What the emulator and a sanitizer had to say; a run that is in order says nothing."""
 
     text: str = ""
+    counted: Counted = Counted()
 
     @property
     def error(self) -> str | None:
@@ -81,8 +110,9 @@ class Race:
         for access in re.split(r"\n(?=  (?:Previous )?(?:atomic )?(?:read|write) of size)", text, flags=re.I)[1:]:
             thread = re.match(r".* by (?:thread (T\d+)|main thread)", access)
             places = re.findall(r"#\d+ .* (\S+\.(?:cuh?|cpp|h):\d+)", access)
-            # An atomic operation is an access in one of the emulator's own headers; the kernel's line is above it.
-            kernel = [place for place in places if "/include/emulator/" not in place]
+            # An atomic operation is an access in one of the emulator's own headers, a copy one in its wrapper; the
+            # kernel's line is above it.
+            kernel = [place for place in places if not re.search(r"include/emulator/|csrc/ptx/", place)]
             lines.append(kernel[0] if kernel else "an unknown place")
             threads.append(names.get(thread[1] if thread else None, "the host"))
         return cls(tuple(lines), tuple(threads))
@@ -138,15 +168,16 @@ class Program:
         fields = [
             _Array(name.encode(), room.address, array.nbytes) for (name, array), room in zip(flat, rooms, strict=True)
         ]
-        numbers = (ctypes.c_int32 * 5)(*mode.numbers())
+        numbers = (ctypes.c_int32 * len(mode.numbers()))(*mode.numbers())
+        counters = (ctypes.c_int64 * len(dataclasses.fields(Counted)))()
         said = _library(path).halfops_emulator_call(
-            entry.encode(), (_Array * len(fields))(*fields), ctypes.c_int64(len(fields)), numbers
+            entry.encode(), (_Array * len(fields))(*fields), ctypes.c_int64(len(fields)), numbers, counters
         )
         sides = [room.write_back() for room in rooms]
         if said is not None:
             return Report("emulator: " + said.decode())
         beside = [f"{side} the array {name}" for (name, _), side in zip(flat, sides, strict=True) if side]
-        return Report(f"emulator: {entry} wrote {' and '.join(beside)}" if beside else "")
+        return Report(f"emulator: {entry} wrote {' and '.join(beside)}" if beside else "", Counted(*counters))
 
     def _execute(self, path: Path, entry: str, flat: list[tuple[str, np.ndarray]], mode: Mode, flavour: str) -> Report:
         before = _before_thread_sanitizer() if flavour == "thread" else []
@@ -163,11 +194,13 @@ class Program:
                 )
             except subprocess.TimeoutExpired:  # a wrong kernel may have overwritten what would have ended it
                 return Report(f"emulator: {entry} did not end within {SECONDS} s")
+            counted = Counted()
             if done.returncode == 0:
                 content, position = Path(file.name).read_bytes(), 0
                 for _, array in flat:
                     part = content[position : position + array.nbytes]
                     array[...] = np.frombuffer(part, dtype=array.dtype).reshape(array.shape)
                     position += array.nbytes
+                counted = Counted(*np.frombuffer(content[position:], np.int64).tolist())
         unexplained = f"exit status {done.returncode}" if done.returncode != 0 else ""
-        return Report(done.stderr or unexplained)
+        return Report(done.stderr or unexplained, counted)

@@ -139,6 +139,65 @@ def _philox() -> Arrays:
     return {"in": np.concatenate([known, inputs.words(6 * 1022, 11)]), "out": np.zeros(4 * 1024, np.uint32)}
 
 
+def _rows(count: int) -> Callable[[], Arrays]:
+    """Rows in order, backwards, all the same, eight chunks a row with and without a swizzle, in any order."""
+    lanes = np.arange(32)
+    anywhere = inputs.words(6 * 32, 12).reshape(6, 32) % 64
+    swizzled = lanes % 8 * 8 + (lanes // 8 ^ lanes % 8)
+    rows = [lanes, 63 - lanes, lanes * 0 + 5, lanes % 8 * 8 + lanes // 8, swizzled, *anywhere]
+
+    def arrays() -> Arrays:
+        return {
+            "in": inputs.words(len(rows) * 64 * 8, 13).astype(np.uint16).reshape(len(rows), 64, 8),
+            "row": np.array(rows, np.int32),
+            "out": np.zeros((len(rows), 32, count), np.uint32),
+        }
+
+    return arrays
+
+
+def _whole_numbers(n: int, salt: int, most: int) -> np.ndarray:
+    return (inputs.words(n, salt) % (2 * most + 1)).astype(np.float32) - most
+
+
+def _fragments(to_bits: Callable[[np.ndarray], np.ndarray], cases: int = 16) -> Callable[[], Arrays]:
+    """Small whole numbers, so that every sum is exact, and one case for each element of a and b that is not 0."""
+
+    def packed(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(to_bits(values)).view(np.uint32)
+
+    def arrays() -> Arrays:
+        a = _whole_numbers(cases * 32 * 8, 14, 100).reshape(cases, 32, 8)
+        b = _whole_numbers(cases * 32 * 4, 15, 100).reshape(cases, 32, 4)
+        d = _whole_numbers(cases * 32 * 4, 16, 1000).reshape(cases, 32, 4)
+        for case in range(8):
+            a[case, :, np.arange(8) != case] = 0
+            b[case, :, np.arange(4) != case // 4 * 2 + case % 2] = 0
+        return {"a": packed(a), "b": packed(b), "d": d}
+
+    return arrays
+
+
+def _f16_bits(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float16).view(np.uint16)
+
+
+def _bf16_bits(values: np.ndarray) -> np.ndarray:
+    """Of numbers that need no rounding."""
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _copies() -> Arrays:
+    n = 17 * 16
+    given = (inputs.words(4 * n, 17) | np.uint32(0x01010101)).view(np.uint8).reshape(n, 16)
+    return {"in": given, "bytes": (np.arange(n) * 7 % 17).astype(np.int32), "out": np.zeros((n, 16), np.uint8)}
+
+
+def _groups() -> Arrays:
+    given = inputs.words(9 * 128 * 4, 18).view(np.uint8).reshape(9, 128, 16)
+    return {"in": given, "out": np.zeros_like(given)}
+
+
 CASES = [
     Case("shuffles", "shuffles", lambda: _shuffle_arrays(np.uint32), {"out": "u32"}, expected.shuffles),
     Case("shuffles", "shuffles_64", lambda: _shuffle_arrays(np.uint64), {"out": "u64"}, expected.shuffles),
@@ -165,6 +224,16 @@ CASES = [
     Case("arithmetic", "arithmetic_f64", _triples(np.float64, 6), {"out": "f64"}, expected.arithmetic),
     Case("arithmetic", "fma_f64", _triples(np.float64, 2), {"out": "f64"}),
     Case("arithmetic", "powi", _powers, {"out": "f64"}, expected.powers),
+    Case("matrices", "ldmatrix_x4", _rows(4), {"out": "u32"}, expected.ldmatrix),
+    Case("matrices", "ldmatrix_x4_trans", _rows(4), {"out": "u32"}, expected.ldmatrix_trans),
+    Case("matrices", "ldmatrix_x2", _rows(2), {"out": "u32"}, expected.ldmatrix),
+    Case("matrices", "ldmatrix_x2_trans", _rows(2), {"out": "u32"}, expected.ldmatrix_trans),
+    Case("matrices", "mma_f16", _fragments(_f16_bits), {"d": "f32"}, expected.mma_f16),
+    Case("matrices", "mma_bf16", _fragments(_bf16_bits), {"d": "f32"}, expected.mma_bf16),
+    Case("matrices", "mma_f16_pair", _fragments(_f16_bits), {"d": "f32"}, expected.mma_f16_pair),
+    Case("matrices", "mma_bf16_pair", _fragments(_bf16_bits), {"d": "f32"}, expected.mma_bf16_pair),
+    Case("copies", "copies", _copies, {"out": "u8"}, expected.copies),
+    Case("copies", "groups", _groups, {"out": "u8"}, expected.groups),
 ]  # fmt: skip
 FILES = list(dict.fromkeys(case.file for case in CASES))
 

@@ -109,6 +109,98 @@ def philox(given):
     return {"out": np.array(out, np.uint32)}
 
 
+def ldmatrix(given):
+    """PTX ISA, ldmatrix: lanes 8i to 8i + 7 give the rows of matrix i; thread t gets two elements of row t / 4."""
+    count = given["out"].shape[-1]
+    out = np.empty_like(given["out"])
+    for case, rows in enumerate(given["row"]):
+        for i in range(count):
+            matrix = given["in"][case, rows[8 * i : 8 * i + 8]]
+            out[case, :, i] = np.ascontiguousarray(matrix).view(np.uint32).reshape(32)
+    return {"out": out}
+
+
+def ldmatrix_trans(given):
+    """With .trans every 8x8 matrix is loaded in column-major format."""
+    count = given["out"].shape[-1]
+    out = np.empty_like(given["out"])
+    for case, rows in enumerate(given["row"]):
+        for i in range(count):
+            matrix = given["in"][case, rows[8 * i : 8 * i + 8]].T
+            out[case, :, i] = np.ascontiguousarray(matrix).view(np.uint32).reshape(32)
+    return {"out": out}
+
+
+def _whole(fragments, rows, columns, place):
+    """The matrix whose element at place(group, thread in group, i) is element i of that lane, as the PTX ISA has it."""
+    matrix = np.zeros((rows, columns), fragments.dtype)
+    for lane in range(32):
+        for i in range(fragments.shape[1]):
+            matrix[place(lane >> 2, lane % 4, i)] = fragments[lane, i]
+    return matrix
+
+
+def place_in_a(group, thread, i):
+    """Multiplicand A of mma.m16n8k16: groupID for ai where 0 <= i < 2 || 4 <= i < 6, and so on."""
+    row = group if i < 2 or 4 <= i < 6 else group + 8
+    return row, thread * 2 + (i & 1) + (8 if i >= 4 else 0)
+
+
+def place_in_b(group, thread, i):
+    return thread * 2 + (i & 1) + (8 if i >= 2 else 0), group
+
+
+def place_in_d(group, thread, i):
+    return group if i < 2 else group + 8, thread * 2 + (i & 1)
+
+
+def products(given, widen, steps):
+    """d + a b, in doubles; rounded to a float after each of the steps."""
+    out = given["d"].copy()
+    for case, lanes in enumerate(out):
+        a = _whole(widen(given["a"][case].view(np.uint16)), 16, 16, place_in_a)
+        b = _whole(widen(given["b"][case].view(np.uint16)), 16, 8, place_in_b)
+        d = _whole(lanes, 16, 8, place_in_d).astype(np.float64)
+        for columns in np.split(np.arange(16), steps):
+            d = (d + a[:, columns] @ b[columns]).astype(np.float32).astype(np.float64)
+        for lane in range(32):
+            lanes[lane] = [d[place_in_d(lane >> 2, lane % 4, i)] for i in range(4)]
+    return {"d": out}
+
+
+def widened_f16(bits):
+    return bits.view(np.float16).astype(np.float64)
+
+
+def widened_bf16(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def mma_f16(given):
+    return products(given, widened_f16, 1)
+
+
+def mma_bf16(given):
+    return products(given, widened_bf16, 1)
+
+
+def mma_f16_pair(given):
+    return products(given, widened_f16, 2)
+
+
+def mma_bf16_pair(given):
+    return products(given, widened_bf16, 2)
+
+
+def copies(given):
+    """PTX ISA, cp.async: src-size bytes are copied, the remaining bytes of the destination are filled with zeros."""
+    return {"out": np.where(np.arange(16) < given["bytes"][:, None], given["in"], 0)}
+
+
+def groups(given):
+    return {"out": given["in"][:, np.arange(given["in"].shape[1]) ^ 63]}
+
+
 def arithmetic(given):
     a, b, c = given["in"].reshape(-1, 3).T
     with np.errstate(all="ignore"):

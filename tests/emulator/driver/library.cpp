@@ -4,17 +4,21 @@
 
 #include "driver/entry.h"
 #include "emulator/config.h"
+#include "emulator/counters.h"
 
 using namespace emulator;
 
 // nullptr, or what was thrown; the text lives until the next call.
 extern "C" __attribute__((visibility("default"))) const char* halfops_emulator_call(const char* entry,
                                                                                     const Array* arrays, int64_t count,
-                                                                                    const Config* wanted) {
+                                                                                    const Config* wanted,
+                                                                                    Counters* counted) {
     static std::string message;
     config() = *wanted;
+    counters() = {};
     try {
         call_entry(entry, Arguments(arrays, count));
+        *counted = counters();
         return nullptr;
     } catch (const std::exception& error) {
         message = error.what();

@@ -1,9 +1,10 @@
 // The builds with sanitizers: a program of its own, because a sanitizer cannot be loaded into a running Python.
 //
-//     program ENTRY FILE ORDER SEED POISON MULTIPROCESSORS BLOCKS_PER_MULTIPROCESSOR
+//     program ENTRY FILE ORDER SEED POISON COMPLETION MULTIPROCESSORS BLOCKS_PER_MULTIPROCESSOR CAPABILITY MOST_SHARED
 //
-// FILE holds the arrays and gets them back: for each one a line "name bytes misalignment", a newline, the bytes. Each
-// lies in memory of its own, exactly as long, so that AddressSanitizer sees an access beside it.
+// FILE holds the arrays and gets their bytes back, and behind them the counters: for each one a line "name bytes
+// misalignment", a newline, the bytes. Each lies in memory of its own, exactly as long, so that AddressSanitizer sees
+// an access beside it.
 #include <cstdlib>
 #include <exception>
 #include <fstream>
@@ -14,6 +15,7 @@
 
 #include "driver/entry.h"
 #include "emulator/config.h"
+#include "emulator/counters.h"
 
 using namespace emulator;
 
@@ -45,14 +47,22 @@ std::list<Stored> read_file(const char* path) {
 void write_file(const char* path, const std::list<Stored>& stored) {
     std::ofstream file(path, std::ios::binary);
     for (const Stored& array : stored) file.write(array.data, array.bytes);
+    file.write(reinterpret_cast<const char*>(&counters()), sizeof(Counters));
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-    if (count != 8) return EXIT_FAILURE;
-    config() = Config{static_cast<Order>(std::atoi(words[3])), static_cast<uint32_t>(std::atoll(words[4])),
-                      std::atoi(words[5]), std::atoi(words[6]), std::atoi(words[7])};
+    if (count != 11) return EXIT_FAILURE;
+    const auto number = [&](int i) { return std::atoi(words[i]); };
+    config() = Config{static_cast<Order>(number(3)),
+                      static_cast<uint32_t>(std::atoll(words[4])),
+                      number(5),
+                      static_cast<Completion>(number(6)),
+                      number(7),
+                      number(8),
+                      number(9),
+                      number(10)};
     const std::list<Stored> stored = read_file(words[2]);
     std::vector<Array> arrays;
     for (const Stored& array : stored) arrays.push_back({array.name.c_str(), array.data, array.bytes});

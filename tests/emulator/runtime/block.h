@@ -7,6 +7,7 @@
 
 #include "emulator/location.h"
 #include "emulator/vector_types.h"
+#include "runtime/async_copy.h"
 #include "runtime/barrier.h"
 #include "runtime/fiber.h"
 #include "runtime/ready_set.h"
@@ -32,6 +33,7 @@ struct Thread {
     const char* operation = "";
     Location where;
     int barrier_result = 0;
+    CopiesOfThread copies;
 };
 
 struct Block {
@@ -49,6 +51,7 @@ struct Block {
     ReadySet ready;
     unsigned exited = 0;
     unsigned pauses = 0;
+    CopiesDue copies_due;
     // Everything before the block is ordered before its threads, and those before everything after it.
     race::Sync begin;
     race::Sync end;

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "emulator/config.h"
 #include "runtime/scheduler.h"
 
 namespace emulator {
@@ -35,6 +36,14 @@ void fail(const std::string& message, Location where) { fail(message, where, cur
 void fail(const std::string& message, Location where, const Thread& culprit) {
     stop_launch(std::string(kernel_in_launch()) + ": " + message + ", at " + text_of(where) + " in " +
                 text_of(culprit));
+}
+
+void require_capability(const char* instruction, int capability, Location where) {
+    const int has = config().capability;
+    if (has >= capability) return;
+    fail(format("%s needs compute capability %d.%d, the device has %d.%d", instruction, capability / 10,
+                capability % 10, has / 10, has % 10),
+         where);
 }
 
 }  // namespace emulator

@@ -19,4 +19,7 @@ bool same_place(Location a, Location b);
 // The same, when it was another thread than the current one that did it.
 [[noreturn]] void fail(const std::string& message, Location where, const Thread& culprit);
 
+// An error if the device is older than the instruction.
+void require_capability(const char* instruction, int capability, Location where);
+
 }  // namespace emulator

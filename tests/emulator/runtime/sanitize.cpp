@@ -28,6 +28,8 @@ void allow(const void* memory, size_t bytes) { __asan_unpoison_memory_region(mem
 
 extern "C" void __tsan_acquire(void* sync);
 extern "C" void __tsan_release(void* sync);
+extern "C" void __tsan_read_range_pc(void* memory, size_t bytes, void* instruction);
+extern "C" void __tsan_write_range_pc(void* memory, size_t bytes, void* instruction);
 
 namespace emulator::race {
 
@@ -40,6 +42,13 @@ void switch_to(Context context) { __tsan_switch_to_fiber(context, __tsan_switch_
 
 void release(Sync& sync) { __tsan_release(sync.place); }
 void acquire(Sync& sync) { __tsan_acquire(sync.place); }
+
+void read(const void* memory, size_t bytes, const void* instruction) {
+    __tsan_read_range_pc(const_cast<void*>(memory), bytes, const_cast<void*>(instruction));
+}
+void write(const void* memory, size_t bytes, const void* instruction) {
+    __tsan_write_range_pc(const_cast<void*>(memory), bytes, const_cast<void*>(instruction));
+}
 
 }  // namespace emulator::race
 #endif

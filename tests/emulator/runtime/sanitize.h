@@ -50,6 +50,8 @@ void switch_to(Context context);
 // In the current context.
 void release(Sync& sync);
 void acquire(Sync& sync);
+void read(const void* memory, size_t bytes, const void* instruction);
+void write(const void* memory, size_t bytes, const void* instruction);
 #else
 inline constexpr bool kActive = false;
 inline Context create() { return nullptr; }
@@ -58,6 +60,8 @@ inline void rename(Context, const char*) {}
 inline void switch_to(Context) {}
 inline void release(Sync&) {}
 inline void acquire(Sync&) {}
+inline void read(const void*, size_t, const void*) {}
+inline void write(const void*, size_t, const void*) {}
 #endif
 
 }  // namespace race
@@ -66,6 +70,13 @@ inline void acquire(Sync&) {}
 inline void fill_unseen(void* memory, unsigned char value, size_t bytes) {
     volatile unsigned char* target = static_cast<volatile unsigned char*>(memory);
     for (size_t i = 0; i < bytes; ++i) target[i] = value;
+}
+
+// memcpy that the race detector does not take for an access of the kernel; the address sanitizer looks at it.
+inline void copy_unseen(void* target, const void* source, size_t bytes) {
+    volatile unsigned char* to = static_cast<volatile unsigned char*>(target);
+    const volatile unsigned char* from = static_cast<const volatile unsigned char*>(source);
+    for (size_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
 }  // namespace emulator

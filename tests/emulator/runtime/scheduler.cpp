@@ -8,6 +8,7 @@
 #include "runtime/error.h"
 #include "runtime/fault.h"
 #include "runtime/order.h"
+#include "runtime/shared.h"
 
 uint3 threadIdx;
 uint3 blockIdx;
@@ -33,6 +34,7 @@ void exit_thread() {
     Thread& thread = *now.thread;
     refuse_exit_during_barrier(thread);
     refuse_exit_during_collective(thread);
+    refuse_exit_during_copy(thread);
     thread.state = State::exited;
     now.block->ready.erase(thread.index);
     ++now.block->exited;
@@ -104,6 +106,7 @@ void run_block(Block& block) {
             now.failure = deadlock(block);
         } else {
             run_until_it_waits(block.threads[order.next(block.ready)]);
+            block.copies_due.step();
         }
     }
     if (!now.failure.empty()) release_abandoned(block);
@@ -126,7 +129,7 @@ cudaError_t run_launch(const Launch& launch) {
     if (volume(launch.blocks) == 0 || volume(launch.threads) == 0 || volume(launch.threads) > kMostThreads) {
         return cudaErrorInvalidConfiguration;
     }
-    if (launch.shared_bytes > kMostDynamicShared) return cudaErrorInvalidValue;
+    if (launch.shared_bytes > dynamic_shared_limit(launch.kernel)) return cudaErrorInvalidValue;
     now.launch = &launch;
     now.scheduler = race::current();
     now.failure.clear();
@@ -144,6 +147,12 @@ cudaError_t run_launch(const Launch& launch) {
     return cudaSuccess;
 }
 
+size_t& dynamic_shared_limit(const void* kernel) {
+    static std::map<const void*, size_t> limits;
+    return limits.try_emplace(kernel, kMostStaticShared).first->second;
+}
+
+Random& random_of_launch() { return now.random; }
 Block& current_block() { return *now.block; }
 bool in_kernel() { return now.thread != nullptr; }
 Thread& current_thread() { return *now.thread; }
@@ -198,6 +207,18 @@ void release_as(const Thread& thread, race::Sync& sync) {
 void acquire_as(const Thread& thread, race::Sync& sync) {
     race::switch_to(thread.fiber.context());
     race::acquire(sync);
+    race::switch_to(now.scheduler);
+}
+
+void read_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction) {
+    race::switch_to(thread.fiber.context());
+    race::read(memory, bytes, instruction);
+    race::switch_to(now.scheduler);
+}
+
+void write_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction) {
+    race::switch_to(thread.fiber.context());
+    race::write(memory, bytes, instruction);
     race::switch_to(now.scheduler);
 }
 

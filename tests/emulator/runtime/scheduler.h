@@ -6,12 +6,14 @@
 
 #include "emulator/location.h"
 #include "runtime/block.h"
+#include "runtime/order.h"
 
 namespace emulator {
 
 Block& current_block();
 Thread& current_thread();
 bool in_kernel();
+Random& random_of_launch();
 std::string_view kernel_in_launch();
 
 // The current thread waits until another one calls `make_ready` for it.
@@ -42,5 +44,8 @@ class EnterRuntime {
 // What a barrier is to the race detector, said in the name of a thread.
 void release_as(const Thread& thread, race::Sync& sync);
 void acquire_as(const Thread& thread, race::Sync& sync);
+// What an instruction reads or writes, as if the kernel had done it at the address of `instruction` in its code.
+void read_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction);
+void write_as(const Thread& thread, const void* memory, size_t bytes, const void* instruction);
 
 }  // namespace emulator

@@ -64,6 +64,7 @@ char* SharedArena::place(size_t bytes, size_t alignment, const std::string& name
         fill_unseen(memory + bytes, kRedZoneByte, kRedZone);
         red_zones_.push_back({memory + bytes, kRedZone, name});
     }
+    parts_.push_back({memory, bytes});
     address::allow(memory, bytes);
     fill_unseen(memory, config().poison != 0 ? 0xff : 0x00, bytes);
     return memory;
@@ -87,6 +88,14 @@ void* SharedArena::array(const void* key, const char* name, size_t bytes, size_t
     char* memory = place(bytes, alignment, readable(name));
     arrays_.emplace(key, memory);
     return memory;
+}
+
+bool SharedArena::contains(const void* memory, size_t bytes) const {
+    const auto begin = reinterpret_cast<uintptr_t>(memory);
+    return std::any_of(parts_.begin(), parts_.end(), [&](const Part& part) {
+        const auto first = reinterpret_cast<uintptr_t>(part.begin);
+        return begin >= first && begin + bytes <= first + part.bytes;
+    });
 }
 
 std::string SharedArena::overrun() const {

@@ -21,6 +21,9 @@ class SharedArena {
     void* dynamic(Location where);
     void* array(const void* key, const char* name, size_t bytes, size_t alignment, Location where);
 
+    // Whether the bytes lie in one array or in the dynamic part.
+    bool contains(const void* memory, size_t bytes) const;
+
     // A sentence about the first red zone that was written to, or nothing.
     std::string overrun() const;
 
@@ -31,6 +34,11 @@ class SharedArena {
         std::string before;  // what lies in front of it
     };
 
+    struct Part {
+        const char* begin;
+        size_t bytes;
+    };
+
     char* place(size_t bytes, size_t alignment, const std::string& name);
 
     char* memory_;
@@ -39,6 +47,7 @@ class SharedArena {
     size_t dynamic_bytes_;
     char* dynamic_ = nullptr;
     std::map<const void*, char*> arrays_;
+    std::vector<Part> parts_;
     std::vector<RedZone> red_zones_;
 };
 

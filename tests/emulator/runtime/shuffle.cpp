@@ -58,9 +58,8 @@ void execute(const Meeting& meeting) {
         Operand& operand = meeting.of<Operand>(lane);
         const unsigned source = source_of(operand, static_cast<int>(lane));
         if (source > 31 || !meeting.includes(source)) {
-            const Thread& reader = current_block().threads[current_thread().warp() * 32 + lane];
             fail(format("%s reads lane %u, which is not in the mask 0x%08x", meeting.operation, source, meeting.mask),
-                 meeting.where, reader);
+                 meeting.where, lane_of_current_warp(lane));
         }
         operand.result = meeting.of<Operand>(source).value;
     }

@@ -11,10 +11,6 @@ namespace emulator {
 
 namespace {
 
-constexpr uint32_t kAllLanes = 0xffffffffu;
-
-Thread& lane_of_current_warp(unsigned lane) { return current_block().threads[current_thread().warp() * 32 + lane]; }
-
 // The mask without lanes that the block's last warp does not have; only "all lanes" may name those.
 uint32_t existing_lanes(uint32_t mask, Location where) {
     const unsigned lanes = current_block().lanes_of_warp(current_thread().warp());
@@ -67,6 +63,8 @@ void close_meeting(Warp& warp, Meeting& meeting, Ordering ordering) {
 
 }  // namespace
 
+Thread& lane_of_current_warp(unsigned lane) { return current_block().threads[current_thread().warp() * 32 + lane]; }
+
 void meet(const char* operation, uint32_t mask, void* operand, Execute execute, Ordering ordering, Location where) {
     const Thread& thread = current_thread();
     Warp& warp = current_block().warps[thread.warp()];
@@ -86,6 +84,12 @@ void meet(const char* operation, uint32_t mask, void* operand, Execute execute, 
     execute(*meeting);
     close_meeting(warp, *meeting, ordering);
     give_way();
+}
+
+void meet_whole_warp(const char* operation, void* operand, Execute execute, Location where) {
+    const unsigned lanes = current_block().lanes_of_warp(current_thread().warp());
+    if (lanes != 32) fail(format("%s needs a whole warp, this one has %u lanes", operation, lanes), where);
+    meet(operation, kAllLanes, operand, execute, Ordering::none, where);
 }
 
 void warp_barrier(uint32_t mask, Location where) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "emulator/location.h"
+#include "runtime/banks.h"
 #include "runtime/sanitize.h"
 
 namespace emulator {
@@ -34,6 +35,7 @@ struct Meeting {
 
 struct Warp {
     std::vector<std::unique_ptr<Meeting>> meetings;
+    CopyPhases copy_phases;
 };
 
 // Only __syncwarp also puts the lanes' memory accesses in order; shuffles and votes do not.
@@ -41,7 +43,14 @@ enum class Ordering { none, memory };
 
 using Execute = void (*)(const Meeting& meeting);
 
+// A lane of the current thread's warp.
+Thread& lane_of_current_warp(unsigned lane);
+
 void meet(const char* operation, uint32_t mask, void* operand, Execute execute, Ordering ordering, Location where);
+
+// For instructions that a whole warp executes.
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+void meet_whole_warp(const char* operation, void* operand, Execute execute, Location where);
 
 // A lane that returns while others of its warp wait for it leaves them waiting.
 void refuse_exit_during_collective(const Thread& thread);

@@ -24,6 +24,7 @@ struct Launch {
     dim3 threads;
     size_t shared_bytes;
     std::string_view name;
+    const void* kernel;
     void (*run)(const void* body);
     const void* body;
 };
@@ -32,10 +33,10 @@ struct Launch {
 // wrong in the kernel is a std::runtime_error.
 cudaError_t run_launch(const Launch& launch);
 
-template <class Body>
-cudaError_t launch(dim3 blocks, dim3 threads, size_t shared_bytes, std::string_view name, const Body& body) {
+template <auto kKernel, class Body>
+cudaError_t launch(dim3 blocks, dim3 threads, size_t shared_bytes, const Body& body) {
     const auto run = [](const void* erased) { (*static_cast<const Body*>(erased))(); };
-    return run_launch(Launch{blocks, threads, shared_bytes, name, run, &body});
+    return run_launch(Launch{blocks, threads, shared_bytes, kernel_name<kKernel>(), address_of(kKernel), run, &body});
 }
 
 }  // namespace emulator

@@ -20,6 +20,7 @@ enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrComputeCapabilityMajor = 75,
     cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
@@ -36,8 +37,17 @@ enum cudaMemcpyKind {
 namespace emulator {
 
 inline constexpr size_t kMostStaticShared = 48 * 1024;
-inline constexpr size_t kMostDynamicShared = 227 * 1024;
+// What a device keeps of a multiprocessor's shared memory for each block.
+inline constexpr size_t kReservedShared = 1024;
 inline constexpr unsigned kMostThreads = 1024;
+
+// Dynamic shared memory that a launch of the kernel may ask for: 48 KiB until somebody sets more, for good.
+size_t& dynamic_shared_limit(const void* kernel);
+
+template <class... Parameters>
+const void* address_of(void (*kernel)(Parameters...)) {
+    return reinterpret_cast<const void*>(kernel);
+}
 
 }  // namespace emulator
 
@@ -71,22 +81,26 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
             *value = emulator::config().multiprocessors;
             return cudaSuccess;
         case cudaDevAttrComputeCapabilityMajor:
-            *value = 9;
+            *value = emulator::config().capability / 10;
             return cudaSuccess;
         case cudaDevAttrComputeCapabilityMinor:
-            *value = 0;
+            *value = emulator::config().capability % 10;
+            return cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+            *value = emulator::config().most_shared + static_cast<int>(emulator::kReservedShared);
             return cudaSuccess;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = static_cast<int>(emulator::kMostDynamicShared);
+            *value = emulator::config().most_shared;
             return cudaSuccess;
     }
     return cudaErrorInvalidValue;
 }
 
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int value) {
-    const bool possible = value >= 0 && static_cast<size_t>(value) <= emulator::kMostDynamicShared;
-    return possible ? cudaSuccess : cudaErrorInvalidValue;
+cudaError_t cudaFuncSetAttribute(Kernel kernel, cudaFuncAttribute, int value) {
+    if (value < 0 || value > emulator::config().most_shared) return cudaErrorInvalidValue;
+    emulator::dynamic_shared_limit(emulator::address_of(kernel)) = static_cast<size_t>(value);
+    return cudaSuccess;
 }
 
 struct cudaFuncAttributes {};
@@ -104,8 +118,12 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
 }
 
 template <class Kernel>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
-    *blocks = emulator::config().blocks_per_multiprocessor;
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel kernel, int, size_t shared_bytes) {
+    const emulator::Config& device = emulator::config();
+    const size_t all = static_cast<size_t>(device.most_shared) + emulator::kReservedShared;
+    const bool allowed = shared_bytes <= emulator::dynamic_shared_limit(emulator::address_of(kernel));
+    const int fit = allowed ? static_cast<int>(all / (shared_bytes + emulator::kReservedShared)) : 0;
+    *blocks = fit < device.blocks_per_multiprocessor ? fit : device.blocks_per_multiprocessor;
     return cudaSuccess;
 }
 

@@ -1,0 +1,158 @@
+// The GEMM kernel: a block walks through the pieces of its share, and finishes the tiles that it has whole.
+#pragma once
+
+#include "collective/shared.cuh"
+#include "linear/epilogue.cuh"
+#include "linear/mainloop.cuh"
+
+namespace halfops::linear {
+
+struct GemmArguments {
+    Operands operands;
+    Schedule schedule;
+    EpilogueArguments epilogue;
+    float* partials;  // of each block two tiles, row by row, for pieces of tiles that have others
+};
+
+// One of a warp's rows of fragments into its patch.
+template <class Config>
+__device__ __forceinline__ void write_patch(const Patch<warp_n(Config::kPolicy)>& patch,
+                                            const float (&sums)[2 * Config::kColumns][4]) {
+    struct alignas(8) Two {
+        float x, y;
+    };
+    const int row = lane_index() / 4, column = lane_index() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < 2 * Config::kColumns; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            *reinterpret_cast<Two*>(&patch.at(row + 8 * half, 8 * j + column)) =
+                Two{sums[j][2 * half], sums[j][2 * half + 1]};
+        }
+    }
+}
+
+// A patch to a tile of partial sums, `pitch` floats a row.
+template <int kColumns>
+__device__ __forceinline__ void store_partial(const Patch<kColumns>& patch, float* tile, int pitch) {
+    constexpr int kEights = kColumns / kEight;
+    const int eight = lane_index() % kEights;
+#pragma unroll 1
+    for (int i = lane_index() / kEights; i < kPatchRows; i += kWarpSize / kEights) {
+        float v[kEight];
+        patch.read(i, eight, v);
+        Eight<float> stored;
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) stored.set_bits(j, bits_of(v[j]));
+        stored.store(tile + static_cast<int64_t>(i) * pitch + eight * kEight);
+    }
+}
+
+// Where the sums of a patch, or of all of a warp's patches, go: rows of tiles from above, and warps of tiles.
+struct SumSlots {
+    int64_t columns, squares;
+};
+
+__device__ __forceinline__ SumSlots sum_slots(const Schedule& schedule, int64_t tile, const TilePlace& place,
+                                              int warps_m, int warps_n, int warp_row, int warp_column, int patches,
+                                              int patch) {
+    const int64_t row = (place.batch * schedule.tiles_m + place.m) * warps_m + warp_row;
+    const int64_t warp = tile * warps_m * warps_n + warp_row * warps_n + warp_column;
+    return {row * patches + patch, warp * patches + patch};
+}
+
+template <class Config>
+__device__ __forceinline__ void finish_piece(const GemmArguments& arguments, const Work& work, char* shared,
+                                             const Accumulators<Config>& sums) {
+    constexpr Policy p = Config::kPolicy;
+    constexpr int kColumns = warp_n(p);
+    const EpilogueArguments& e = arguments.epilogue;
+    const Piece piece = work.piece;
+    const TilePlace place = work.place;
+    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+    const int warp_row = Warp<Config>::warp_row(), warp_column = Warp<Config>::warp_column();
+    float* floats = reinterpret_cast<float*>(shared) + warp * 2 * Patch<kColumns>::kFloats;
+    const Patch<kColumns> patch{floats}, second{floats + Patch<kColumns>::kFloats};
+    const bool whole = arguments.schedule.is_whole(piece);
+    float* partial = arguments.partials + (2 * static_cast<int64_t>(blockIdx.x) + piece.slot) * p.m * p.n;
+
+    const int64_t width = e.gated ? p.n / 2 : p.n;
+    const int64_t col = place.n * width + (e.gated ? warp_column / 2 : warp_column);
+    const int64_t rows = arguments.operands.m, above = place.batch * rows;
+    const int64_t end = smaller(rows, (place.m + 1) * p.m);
+    Patches<kColumns> patches(e, col, patch, second);
+#pragma unroll 1
+    for (int i = 0; i < Config::kRows; ++i) {
+#pragma unroll
+        for (int r = 0; r < Config::kRows; ++r) {
+            if (r == i) write_patch<Config>(patch, sums.of[r]);
+        }
+        __syncwarp();
+        const int row = warp_row + i * kPatchRows;
+        if (whole) {
+            patches.finish(above + place.m * p.m + row, above + end);
+            if (e.fine || i == Config::kRows - 1) {
+                const int count = e.fine ? Config::kRows : 1;
+                const SumSlots slots = sum_slots(arguments.schedule, piece.tile, place, p.warps_m, p.warps_n,
+                                                 warp / p.warps_n, warp % p.warps_n, count, e.fine ? i : 0);
+                patches.leave_sums(slots.columns, slots.squares);
+            }
+        } else {
+            store_partial(patch, partial + static_cast<int64_t>(row) * p.n + warp_column, p.n);
+        }
+        __syncwarp();  // the patch has been read before the next one is written
+    }
+}
+
+// The piece at a step of this block's share.
+__device__ __forceinline__ void take_work(const Schedule& schedule, int64_t step, Work& work) {
+    work.piece = schedule.piece_at(blockIdx.x, step);
+    work.place = schedule.place_of(work.piece.tile);
+    work.next = step + (work.piece.last - work.piece.first);
+}
+
+// Which kernels a device can have: below sm_80 those that copy through registers, and fp16 alone.
+template <class Config>
+__device__ constexpr bool is_possible() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    return Config::kPolicy.copy == Copy::staged && DTypeOf<typename Config::T>::value == DType::f16;
+#else
+    return true;
+#endif
+}
+
+template <class T, int kRow, Major kMajorA, Major kMajorB>
+__global__ void __launch_bounds__(threads_of(kPolicies[kRow]), kPolicies[kRow].blocks_per_multiprocessor)
+    gemm_kernel(const __grid_constant__ GemmArguments arguments) {
+    using C = Config<T, kRow, kMajorA, kMajorB>;
+    if constexpr (is_possible<C>()) {
+        char* shared = shared_bytes_as<char>();
+        Work& work = shared_array<struct OfBlock, Work, 1>()[0];
+        if (threadIdx.x == 0) take_work(arguments.schedule, arguments.schedule.share_begin(blockIdx.x), work);
+        __syncthreads();
+        if (work.piece.first == work.piece.last) return;  // an empty share
+        for (;;) {
+            Accumulators<C> sums;
+#pragma unroll
+            for (int i = 0; i < C::kRows; ++i) {
+#pragma unroll
+                for (int j = 0; j < 2 * C::kColumns; ++j) {
+#pragma unroll
+                    for (int r = 0; r < 4; ++r) sums.of[i][j][r] = 0.0f;
+                }
+            }
+            if constexpr (C::kPolicy.copy == Copy::async) {
+                run_async<C>(arguments.operands, work, shared, sums);
+            } else {
+                run_staged<C>(arguments.operands, work, shared, sums);
+            }
+            finish_piece<C>(arguments, work, shared, sums);
+            if (work.next == arguments.schedule.share_begin(static_cast<int64_t>(blockIdx.x) + 1)) break;
+            __syncthreads();  // the patches have been read, and this piece of work
+            if (threadIdx.x == 0) take_work(arguments.schedule, work.next, work);
+            __syncthreads();
+        }
+    }
+}
+
+}  // namespace halfops::linear

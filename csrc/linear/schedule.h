@@ -1,0 +1,81 @@
+// Who computes what: the steps of all tiles in one line, cut into equal shares, one a block.
+//
+// A tile's step is one stage of K. With as many blocks as tiles every share is a tile; with s times as many, tiles are
+// split along K; with any other number a share may end one tile and begin the next. A share's part of a tile is a
+// piece. A tile in one piece is finished by its block; partial sums of other pieces go to slots of the workspace, which
+// a second kernel adds in the order of K. So no block ever waits for another, and sums do not depend on who was first.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+#include "core/shape.h"
+
+namespace halfops::linear {
+
+struct Piece {
+    int32_t tile;
+    int32_t first, last;  // of the tile's steps, [first, last)
+    int32_t slot;         // of the block's two, if the tile has other pieces
+};
+
+struct TilePlace {
+    int64_t m, n, batch;  // in tiles
+};
+
+// There are fewer than 2^31 tiles, and steps of a tile, but perhaps more steps in all.
+struct Schedule {
+    int64_t tiles_m, tiles_n, batch;
+    int64_t steps;  // of a tile
+    int64_t blocks;
+    int64_t group;  // rows of tiles that are walked through column by column, so that blocks at work share operands
+
+    HALFOPS_HD int64_t tiles() const { return tiles_m * tiles_n * batch; }
+    HALFOPS_HD int64_t share_begin(int64_t block) const {
+        // In two parts, because block * tiles * steps may not fit.
+        const int64_t total = tiles() * steps, whole = total / blocks, rest = total % blocks;
+        return block * whole + block * rest / blocks;
+    }
+    // The block whose share holds a step.
+    HALFOPS_HD int64_t block_of(int64_t step) const {
+        const int64_t total = tiles() * steps, whole = total / blocks;
+        int64_t block = smaller(blocks - 1, step / larger(1, whole));
+        while (share_begin(block) > step) --block;
+        while (block + 1 < blocks && share_begin(block + 1) <= step) ++block;
+        return block;
+    }
+    // The piece that begins at a step of a block's share.
+    HALFOPS_HD Piece piece_at(int64_t block, int64_t step) const {
+        const int64_t tile = step / steps, first = step - tile * steps;
+        const int64_t last = smaller(steps, share_begin(block + 1) - tile * steps);
+        return {static_cast<int32_t>(tile), static_cast<int32_t>(first), static_cast<int32_t>(last),
+                step == share_begin(block) ? 0 : 1};
+    }
+    HALFOPS_HD bool is_whole(const Piece& piece) const { return piece.first == 0 && piece.last == steps; }
+    HALFOPS_HD bool is_split() const { return blocks != tiles(); }
+
+    HALFOPS_HD TilePlace place_of(int64_t tile) const {
+        const int64_t in_batch = tiles_m * tiles_n, batch_index = tile / in_batch;
+        tile -= batch_index * in_batch;
+        const int64_t g = tile / (group * tiles_n), within = tile - g * group * tiles_n;
+        const int64_t rows = smaller(group, tiles_m - g * group);
+        return {g * group + within % rows, within / rows, batch_index};
+    }
+};
+
+// The group for which the blocks at work at one time read the fewest bytes: `at_work` tiles of m x n in group rows.
+constexpr int64_t best_group(int64_t tiles_m, int64_t tiles_n, int64_t at_work, int m, int n) {
+    int64_t best = 1, fewest = 0;
+    for (int64_t group = 1; group <= 32 && group <= tiles_m; group *= 2) {
+        const int64_t columns = smaller(tiles_n, ceil_div(at_work, group));
+        const int64_t rows = smaller(tiles_m, group * ceil_div(at_work, group * tiles_n));
+        const int64_t lines = rows * m + columns * n;
+        if (group == 1 || lines < fewest) {
+            best = group;
+            fewest = lines;
+        }
+    }
+    return best;
+}
+
+}  // namespace halfops::linear

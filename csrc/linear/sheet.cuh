@@ -1,0 +1,84 @@
+// The epilogue's matrices: eight neighbours of a row at a time, as floats.
+#pragma once
+
+#include "collective/vector.cuh"
+
+namespace halfops::linear {
+
+// A matrix of any of the three dtypes. data is null where the epilogue has none.
+struct Sheet {
+    void* data;
+    int64_t row_stride, col_stride;
+    DType dtype;
+    bool vectors;  // every eight that is whole begins at a multiple of 16 bytes, its elements side by side
+};
+
+template <class S>
+__device__ __forceinline__ void load_as(const Sheet& sheet, int64_t row, int64_t col, int count, float (&v)[kEight]) {
+    const S* at = static_cast<const S*>(sheet.data) + row * sheet.row_stride + col * sheet.col_stride;
+    if (sheet.vectors && count == kEight) {
+        const Eight<S> eight = Eight<S>::load(at);
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) v[j] = to_f32(element_of<S>(eight.bits(j)));
+    } else {
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) v[j] = j < count ? to_f32(in_global_memory(at)[j * sheet.col_stride]) : 0.0f;
+    }
+}
+
+// Elements [col, col + count) of a row, and zeros.
+__device__ __forceinline__ void load_eight(const Sheet& sheet, int64_t row, int64_t col, int count,
+                                           float (&v)[kEight]) {
+    if (sheet.dtype == DType::f32) {
+        load_as<float>(sheet, row, col, count, v);
+    } else if (sheet.dtype == DType::f16) {
+        load_as<f16>(sheet, row, col, count, v);
+    } else {
+        load_as<bf16>(sheet, row, col, count, v);
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void store_as(const Sheet& sheet, int64_t row, int64_t col, int count, float (&v)[kEight]) {
+    S* at = static_cast<S*>(sheet.data) + row * sheet.row_stride + col;
+    Eight<S> eight;
+#pragma unroll
+    for (int j = 0; j < kEight; ++j) {
+        const S stored = from_f32<S>(v[j]);
+        v[j] = to_f32(stored);
+        eight.set_bits(j, bits_of_element(stored));
+    }
+    if (sheet.vectors && count == kEight) {
+        eight.store(at);
+    } else {
+#pragma unroll
+        for (int j = 0; j < kEight; ++j) {
+            if (j < count) in_global_memory(at)[j] = element_of<S>(eight.bits(j));
+        }
+    }
+}
+
+// The other way, with unit column stride; leaves in v what was stored.
+__device__ __forceinline__ void store_eight(const Sheet& sheet, int64_t row, int64_t col, int count,
+                                            float (&v)[kEight]) {
+    if (sheet.dtype == DType::f32) {
+        store_as<float>(sheet, row, col, count, v);
+    } else if (sheet.dtype == DType::f16) {
+        store_as<f16>(sheet, row, col, count, v);
+    } else {
+        store_as<bf16>(sheet, row, col, count, v);
+    }
+}
+
+__device__ __forceinline__ void round_eight(DType dtype, float (&v)[kEight]) {
+#pragma unroll
+    for (int j = 0; j < kEight; ++j) {
+        if (dtype == DType::f16) {
+            v[j] = to_f32(from_f32<f16>(v[j]));
+        } else if (dtype == DType::bf16) {
+            v[j] = to_f32(from_f32<bf16>(v[j]));
+        }
+    }
+}
+
+}  // namespace halfops::linear
