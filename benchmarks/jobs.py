@@ -27,13 +27,12 @@ HALF_UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 class Job:
     """`ours` and `torch` take the tensors of `inputs`; they return one tensor or several, of which `checked` count.
 
-    mnk: the product D [M, N] = A [M, K] B [K, N] that is behind it, as kernels see it. `operands`: (A, B, bias), where
-    it is that product and nothing else. `sums_into`: which input is written, of which everybody needs one of their own.
+    `operands`: (A, B, bias), where it is A B + bias and nothing else. `sums_into`: which input is written, of which
+    everybody needs one of their own.
     """
 
     name: str
     product: Product
-    mnk: tuple[int, int, int]
     inputs: tuple[Tensor, ...]
     ours: Callable[..., Any]
     torch: Callable[..., Any]
@@ -150,6 +149,10 @@ def _dgrad_gelu_tanh(dy: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return dz, dz.sum(0)
 
 
+def _our_dgrad_gelu_tanh(dy: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    return H.linear_dgrad(dy, w, preact=z, activation="gelu_tanh", bias=True)
+
+
 def _swiglu(x: Tensor, w: Tensor, up: Tensor) -> Tensor:
     return F.silu(F.linear(x, w)) * F.linear(x, up)
 
@@ -157,6 +160,10 @@ def _swiglu(x: Tensor, w: Tensor, up: Tensor) -> Tensor:
 def _gated_dgrad(dy: Tensor, w: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     dh = dy @ w
     return torch.ops.aten.silu_backward(dh * up, gate), dh * F.silu(gate)
+
+
+def _our_gated_dgrad(dy: Tensor, w: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return ops.gated_dgrad(dy, w, gate, up, "silu")[:2]
 
 
 def _wgrad_sum(dy: Tensor, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,38 +178,34 @@ def _our_wgrad_sum(dy: Tensor, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor
 
 def make(name: str, product: Product, t: Tensors) -> Job:
     """The job of that name on a product."""
-    m, n, k = product.m, product.n, product.k
-    forward, dgrad, wgrad = (m, n, k), (m, k, n), (n, k, m)
 
-    def job(mnk: tuple[int, int, int], names: str, ours: Callable[..., Any], torch: Callable[..., Any], **more: Any):
-        return Job(name, product, mnk, tuple(map(t, names.split())), ours, torch, **more)
+    def job(names: str, ours: Callable[..., Any], torch: Callable[..., Any], **more: Any) -> Job:
+        return Job(name, product, tuple(map(t, names.split())), ours, torch, **more)
 
     match name:
         case "forward":
             plain = (t("x"), t("w").t(), t("b"))
-            return job(forward, "x w b", H.linear, _forward, operands=plain)
+            return job("x w b", H.linear, _forward, operands=plain)
         case "forward + gelu":
-            return job(forward, "x w b", lambda x, w, b: H.linear(x, w, b, activation="gelu"), _forward_gelu)
+            return job("x w b", lambda x, w, b: H.linear(x, w, b, activation="gelu"), _forward_gelu)
         case "forward + gelu_tanh":
-            return job(forward, "x w b", lambda x, w, b: H.linear(x, w, b, activation="gelu_tanh"), _forward_gelu_tanh)
+            return job("x w b", lambda x, w, b: H.linear(x, w, b, activation="gelu_tanh"), _forward_gelu_tanh)
         case "dgrad":
-            return job(dgrad, "dy w", H.linear_dgrad, _dgrad, operands=(t("dy"), t("w"), None))
+            return job("dy w", H.linear_dgrad, _dgrad, operands=(t("dy"), t("w"), None))
         case "wgrad":
             plain = (t("dy").t(), t("x"), None)
-            return job(wgrad, "dy x", lambda dy, x: H.linear_wgrad(dy, x)[0], _wgrad, operands=plain)
+            return job("dy x", lambda dy, x: H.linear_wgrad(dy, x)[0], _wgrad, operands=plain)
         case "matmul":
-            return job(forward, "a3 b3", H.matmul, torch.matmul, operands=(t("a3"), t("b3"), None))
+            return job("a3 b3", H.matmul, torch.matmul, operands=(t("a3"), t("b3"), None))
         case "dgrad + gelu_tanh' + db":
-            ours = lambda dy, w, z: H.linear_dgrad(dy, w, preact=z, activation="gelu_tanh", bias=True)  # noqa: E731
-            return job(dgrad, "dy w z", ours, _dgrad_gelu_tanh)
+            return job("dy w z", _our_dgrad_gelu_tanh, _dgrad_gelu_tanh)
         case "swiglu":
-            return job(forward, "x w up", H.gated_linear, _swiglu, products=2)
+            return job("x w up", H.gated_linear, _swiglu, products=2)
         case "gated dgrad":
-            ours = lambda dy, w, gate, up: ops.gated_dgrad(dy, w, gate, up, "silu")[:2]  # noqa: E731
-            return job(dgrad, "dy w z z2", ours, _gated_dgrad)
+            return job("dy w z z2", _our_gated_dgrad, _gated_dgrad)
         case "wgrad + fp32 sum + stats":
             # The sum alone is compared: everybody says in a form of their own whether it is finite and how large.
-            return job(wgrad, "dy x sum", _our_wgrad_sum, _wgrad_sum, sums_into=2, checked=1)
+            return job("dy x sum", _our_wgrad_sum, _wgrad_sum, sums_into=2, checked=1)
     raise ValueError(f"job: got {name!r}, wanted one of those that shapes.py names")
 
 

@@ -7,7 +7,6 @@ the table's evidence could be. It changes nothing.
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -29,7 +28,6 @@ SPLITS = (2, 4, 8)
 SAMPLES = 3  # of a scan
 FINALISTS = 3
 DISTINCT = 1.02  # times faster, at least, for a row to be proposed: less is inside the quartiles more often than not
-TILE = re.compile(r"(\d+)x(\d+)x(\d+)")
 BLOCKS = re.compile(r"(\d+) blocks?\b")
 
 
@@ -52,35 +50,21 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def tiles(policy: str, job: Job) -> int | None:
-    """How many tiles of output a row's name stands for; None where the name tells no tile."""
-    found = TILE.search(policy)
-    if found is None:
-        return None
-    m, n, _ = job.mnk
-    return job.product.batch * math.ceil(m / int(found[1])) * math.ceil(n / int(found[2]))
+def block_counts(tiles: int, sms: int) -> list[int]:
+    """Worth trying beside a block a tile: few tiles split along the sum; as many as fill the device once or twice."""
+    split = [tiles * parts for parts in SPLITS if tiles * parts <= 4 * sms]
+    streams = [sms, 2 * sms] if tiles % sms and tiles < 8 * sms else []
+    return [count for count in dict.fromkeys([*split, *streams]) if count != tiles]
 
 
-def block_counts(tile_count: int, sms: int) -> list[int]:
-    """Worth trying: a block a tile; few tiles split along the sum; the device's multiples, whose last wave is full."""
-    split = [tile_count * parts for parts in SPLITS if tile_count * parts <= 4 * sms]
-    streams = [sms, 2 * sms] if tile_count % sms and tile_count < 8 * sms else []
-    return list(dict.fromkeys([tile_count, *split, *streams]))
+def row_of(plan: str) -> str:
+    """The row's name, with which a plan begins."""
+    return plan.partition(",")[0]
 
 
-def variants(job: Job, sms: int) -> list[Variant]:
-    every = []
-    for policy in ops.policies():
-        count = tiles(policy, job)
-        every += [Variant(policy), *(Variant(policy, blocks) for blocks in (block_counts(count, sms) if count else []))]
-    return every
-
-
-def served(plan: str, variant: Variant) -> bool:
-    """Whether the row really ran: one that cannot serve a product leaves it to the one that is selected."""
-    named = plan == variant.policy or plan.startswith((variant.policy + ",", variant.policy + " "))
-    ran = BLOCKS.search(plan)
-    return named and (variant.blocks == 0 or ran is None or int(ran[1]) == variant.blocks)
+def blocks_of(plan: str) -> int | None:
+    found = BLOCKS.search(plan)
+    return int(found[1]) if found else None
 
 
 @dataclass
@@ -95,25 +79,31 @@ class Scan:
 
 def scan(job: Job, dtype: torch.dtype, device: torch.device) -> Scan:
     reference, call, sample = jobs.reference(job), job.call(job.ours), clock(device)
-    # A sum grows with every call: it is right only in a provider's first one.
-    judged = (lambda: job.call(job.ours)) if job.sums_into is not None else (lambda: call)
-    found = Scan({}, {}, {}, "")
+    found, sms = Scan({}, {}, {}, ""), processors(device)
+
+    def tried(variant: Variant) -> str | None:
+        """What it ran as; None where its result is wrong, or where the row cannot serve the product."""
+        ops.force_policy(variant.policy, variant.blocks)
+        try:
+            # A sum grows with every call: it is right only in a provider's first one.
+            first_call(job, job.call(job.ours) if job.sums_into is not None else call, reference, dtype)
+        except Exception as error:
+            found.wrong[f"{variant.policy or SELECTED}, {variant.blocks or 'its own'} blocks"] = failure(error)
+            return None
+        plan = ops.last_plan()
+        if variant.policy not in ("", row_of(plan)):
+            return None  # what is selected ran instead
+        if plan not in found.seconds:
+            found.seconds[plan] = statistics.median(sample(call).seconds for _ in range(SAMPLES))
+            found.behind[plan] = variant
+        return plan
+
     try:
-        for variant in [Variant(), *variants(job, processors(device))]:
-            ops.force_policy(variant.policy, variant.blocks)
-            try:
-                first_call(job, judged(), reference, dtype)
-            except Exception as error:
-                found.wrong[f"{variant.policy or SELECTED}, {variant.blocks} blocks"] = str(error)[:200]
-                continue
-            plan = ops.last_plan()
-            if variant.policy == "":
-                found.selected = plan
-            elif not served(plan, variant):
-                continue
-            if plan not in found.seconds:
-                found.seconds[plan] = statistics.median(sample(call).seconds for _ in range(SAMPLES))
-                found.behind[plan] = variant
+        found.selected = tried(Variant()) or ""
+        for policy in ops.policies():
+            plan = tried(Variant(policy))  # a block a tile
+            for blocks in block_counts(blocks_of(plan) or 0, sms) if plan else ():
+                tried(Variant(policy, blocks))
     finally:
         ops.force_policy("", 0)
     return found

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops.pointwise import activation_backward, activation_vjp, gated_activation_backward
 from halfops._ops import composed, fresh, ops
 from halfops._ops.pointwise import (
     activation_backward,
