@@ -1,8 +1,8 @@
-"""Wheels of the packages that adapters.py and linear_peers.py compare with, for a machine without a network: python -m benchmarks.peers.
+"""Wheels of the packages to compare with, for a machine without a network: python -m benchmarks.peers.
 
-They are fetched by pip for Linux on x86-64, whatever this machine is, without what they depend on (torch, triton, numpy
-and packaging have to be there). A device pass takes them with --peers DIR. quack brings a compiler of 88 MiB along, so
-it comes only with --quack.
+They are those of adapters.py and linear_peers.py, fetched by pip for Linux on x86-64, whatever this machine is, without
+what they depend on (torch, triton, numpy and packaging have to be there). A device pass takes them with --peers DIR.
+quack brings a compiler of 88 MiB along, so it comes only with --quack.
 """
 
 from __future__ import annotations
