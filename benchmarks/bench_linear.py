@@ -104,7 +104,7 @@ def ready(job: Job, about: Row, to: Setting, left: float) -> tuple[dict[str, Cal
                 seconds = first_call(job, call, reference, to.dtype)
                 if name == OURS:
                     planned = plan(to.device)
-                elif to.device.type == "cpu" and seconds > PATIENCE:
+                elif to.device.type == "cpu" and not peer.compiles and seconds > PATIENCE:
                     rows.append(without(about, provider, "skipped", f"one call took {seconds:.1f} s"))
                     continue
                 kept[provider] = call

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .figures import rate
+
 Row = dict[str, Any]
 JUDGED = "H200"
 OURS, SPLIT, FP32 = "halfops", "halfops AdamW, split master", "halfops AdamW, fp32 master"
@@ -126,7 +128,7 @@ def short(rows: Sequence[Row]) -> list[str]:
 
 
 def _roof(row: Row) -> str:
-    return f"{row['of_copy']:.0%}" if "of_copy" in row else f"{row['gflop_per_s'] / 1e3:.3g} TFLOP/s"
+    return f"{row['of_copy']:.0%}" if "of_copy" in row else rate(row["gflop_per_s"])
 
 
 def _beside(row: Row) -> str:

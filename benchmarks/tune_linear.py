@@ -24,6 +24,7 @@ from .harness import Recorder, clock, interleave
 from .jobs import Job
 
 SELECTED = "selected"
+NO_TABLE = "no table"  # the plan of a CPU's engine
 SPLITS = (2, 4, 8)
 SAMPLES = 3  # of a scan
 FINALISTS = 3
@@ -90,7 +91,7 @@ def scan(job: Job, dtype: torch.dtype, device: torch.device) -> Scan:
         except Exception as error:
             found.wrong[f"{variant.policy or SELECTED}, {variant.blocks or 'its own'} blocks"] = failure(error)
             return None
-        plan = ops.last_plan()
+        plan = ops.last_plan() or NO_TABLE
         if variant.policy not in ("", row_of(plan)):
             return None  # what is selected ran instead
         if plan not in found.seconds:
@@ -202,9 +203,11 @@ def proposals(rows: Sequence[Row]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     made = parser(__doc__ or "")
     given = understood(made, made.parse_args(argv))
-    if not halfops.has_kernel("linear", given.device.type) or not tunable(given.device):
-        print(f"tune: no table of policies for linear on {given.device.type}")
+    if not halfops.has_kernel("linear", given.device.type):
+        print(f"tune: no linear on {given.device.type} yet")
         return 0
+    if not (given.device.type == "cuda" and ops.policies()):
+        print(f"no table of policies on {given.device.type}: a rehearsal, of what runs beside torch")
     recorder = Recorder("tune", given.device, given.out if given.record else None)
     with torch.no_grad():
         for about, dtype, product, _ in cases(given, recorder):
@@ -221,11 +224,6 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in proposals(recorder.rows):
         print(sentence)
     return 0
-
-
-def tunable(device: torch.device) -> bool:
-    """The CPU engine has no table."""
-    return device.type == "cuda" and bool(ops.policies())
 
 
 if __name__ == "__main__":

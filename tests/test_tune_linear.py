@@ -167,7 +167,6 @@ def test_sentences_for_the_table():
 
 
 def test_the_whole_is_recorded_and_closes_with_sentences(table, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tune_linear, "tunable", lambda device: True)
     monkeypatch.setattr(jobs, "all_of", lambda product, dtype, device: [job_of(table)])
     arguments = ["--quick", "--suite", "odd_k:60,long_k:0", "--dtype", "fp16", "--record", "--out", str(tmp_path)]
     assert tune_linear.main(arguments) == 0
@@ -183,13 +182,24 @@ def test_a_case_that_breaks_leaves_the_others(table, monkeypatch, tmp_path):
     def broken(product, dtype, device):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(tune_linear, "tunable", lambda device: True)
     monkeypatch.setattr(jobs, "all_of", broken)
     assert tune_linear.main(["--quick", "--suite", "long_k", "--record", "--out", str(tmp_path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
     assert {row["error"] for row in rows} == {"OutOfMemoryError: CUDA out of memory"}
 
 
-def test_a_cpu_has_no_table(capsys):
-    assert tune_linear.main(["--quick"]) == 0
-    assert capsys.readouterr().out == "tune: no table of policies for linear on cpu\n"
+def test_a_cpu_rehearses_without_a_table(tmp_path, capsys):
+    arguments = ["--quick", "--suite", "fused", "--dtype", "fp16", "--record", "--out", str(tmp_path)]
+    assert tune_linear.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("no table of policies on cpu: a rehearsal, of what runs beside torch\n")
+    assert "selection: within 2% of the best row for 8 of 8 products" in printed
+    rows = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
+    assert [row["provider"] for row in rows] == [SELECTED, "torch"] * 8
+    assert {row["plan"] for row in rows if row["provider"] == SELECTED} == {tune_linear.NO_TABLE}
+
+
+def test_a_device_without_the_op_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(tune_linear.halfops, "has_kernel", lambda op, device: False)
+    assert tune_linear.main(["--device", "cuda"]) == 0
+    assert capsys.readouterr().out == "tune: no linear on cuda yet\n"
