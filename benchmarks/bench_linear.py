@@ -244,12 +244,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     subject = "linear_peers" if given.beside else "linear"
     recorder = Recorder(subject, device, given.out if given.record else None)
-    recorder.stamp |= linear_peers.about()
+    recorder.stamp |= linear_peers.about(device)
     missing = [name for name, peer in peers.items() if not peer.installed]
     recorder.add([{"case": "other packages", "provider": name, "skipped": "not installed"} for name in missing])
     for name in missing:
         print(f"{name} is not installed")
-    watch = Watch.begun() if device.type == "cuda" else None
+    recorder.watch = watch = Watch.begun() if device.type == "cuda" else None
     with torch.no_grad():
         for about, dtype, product, suite in cases(given, recorder):
             slow = given.compiled is None or suite.name in given.compiled.split(",")
@@ -266,7 +266,10 @@ def main(argv: list[str] | None = None) -> int:
     if watch is not None:
         watch.close()
     recorder.close()
-    return 0
+    failed = sum(row["provider"] == OURS and "error" in row for row in recorder.rows)
+    if failed:
+        print(f"halfops gave no right result for {failed} of the jobs")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

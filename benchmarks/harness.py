@@ -291,6 +291,7 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
         self.path = None if results is None else results / f"{bench}.jsonl"
         self.on_gpu = device.type == "cuda"
+        self.watch: Watch | None = None  # whose last reading spares an nvidia-smi for each add()
         self.state = gpu_state() if self.on_gpu else None
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.stamp = {"bench": bench, "commit": commit(), "time": now, **machine(), "device": device.type}
@@ -300,7 +301,8 @@ class Recorder:
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         about = dict(self.stamp)
         if self.on_gpu:
-            before, self.state = self.state, gpu_state()
+            last = self.watch.readings[-1:] if self.watch is not None else []
+            before, self.state = self.state, last[0][1] if last else gpu_state()
             about |= {"gpu_before": before, "gpu_after": self.state}
         new = [{**about, **row} for row in rows]
         self.rows += new

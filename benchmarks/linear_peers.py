@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -147,14 +148,17 @@ def chosen(text: str | None, beside: bool, device: torch.device) -> dict[str, Pe
     return {name: PEERS[name] for name in names}
 
 
-def about() -> dict[str, Any]:
+def about(device: torch.device) -> dict[str, Any]:
     """The versions of what a figure may depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
+    found: dict[str, Any] = {}
     for package in ("triton", "quack-kernels", "liger-kernel"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    if device.type == "cuda":
+        try:
+            found["cuBLASLt"] = cublaslt.library().cublasLtGetVersion()
+        except (OSError, RuntimeError):
+            found["cuBLASLt"] = None
     return {"peers": found, "cuda": torch.version.cuda}

@@ -36,12 +36,14 @@ def _found(rows: Sequence[Row], key: str, case: str, provider: str) -> list[floa
     ]
 
 
-def _linear(key: str, suite: str, job: str, provider: str, case: str = "") -> Callable[[Sequence[Row]], float | None]:
-    """The least of a key over the rows of one provider, exactly that one, for the jobs of a suite that match."""
+def _linear(
+    key: str, suite: str, job: str, provider: str, case: str = "", unit: float = 1.0
+) -> Callable[[Sequence[Row]], float | None]:
+    """The least of a key, in a unit, over the rows of one provider, exactly that one, for a suite's jobs that match."""
 
     def least(rows: Sequence[Row]) -> float | None:
         found = [
-            row[key]
+            row[key] / unit
             for row in rows
             if row.get("suite") == suite
             and row["provider"] == provider
@@ -81,7 +83,7 @@ TARGETS = (
     Target("10,000 tensors of 64, eager, ms", lambda r: _most(r, "ms", MANY, SPLIT), 0.5),
     Target("10,000 tensors of 64, host ms", lambda r: _most(r, "host_ms", MANY, SPLIT), 1.0),
     Target("10,000 tensors of 64, CUDA graph, ms", lambda r: _most(r, "ms", GRAPH, SPLIT), 0.1),
-    Target("8192^3 fp16, forward, GFLOP/s", _linear("gflop_per_s", "square", "forward", OURS, EIGHT), 380e3, True),
+    Target("8192^3 fp16, forward, TFLOP/s", _linear("gflop_per_s", "square", "forward", OURS, EIGHT, 1e3), 380, True),
     Target("odd K, torch's time, times ours", _linear("times_ours", "odd_k", "", "torch"), 2.0, True),
     Target(
         "dgrad + act' + db, torch.compile, times ours", _linear("times_ours", "fused", "dgrad", COMPILED), 1.2, True
@@ -97,7 +99,7 @@ def judged(rows: Sequence[Row]) -> list[Row]:
 def told(row: Row) -> str:
     word = {None: "not measured", True: "met", False: "missed"}[row["met"]]
     value = "" if row["value"] is None else f"{row['value']:.3g}"
-    return f"{row['target']:<46}{value:>9}  bound {row['bound']:<7g} {word}"
+    return f"{row['target']:<46}{value:>9}  bound {row['bound']:<5g} {word}"
 
 
 # --- the short table ------------------------------------------------------------------------------------------------

@@ -274,6 +274,12 @@ def test_a_gpu_gets_all_suites_and_a_cpu_what_it_can_do(monkeypatch):
     assert bench_linear.supported(torch.float16, torch.device("cuda"))
 
 
+def test_a_wrong_result_of_ours_is_a_failure(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(jobs.H, "linear", lambda x, w, b: F.linear(x, w, b) + 1)
+    assert bench_linear.main(["--quick", "--suite", "square", "--dtype", "fp16"]) == 1
+    assert capsys.readouterr().out.endswith("halfops gave no right result for 1 of the jobs\n")
+
+
 def test_the_plan_of_ours_and_the_busy_clock_are_kept(monkeypatch):
     monkeypatch.setattr(bench_linear, "plan", lambda device: "128x256x32, 4 stages, 512 blocks")
     watch = types.SimpleNamespace(since=lambda begin: {"sm_mhz": 1755.0})
@@ -314,6 +320,10 @@ def test_a_card_is_watched_while_it_works(tmp_path, monkeypatch):
         time.sleep(0.01)
     assert watch.since(begin) == {"sm_mhz": 1867.5, "memory_mhz": 3201.0, "celsius": 51.0, "watts": 405.25}
     assert watch.since(time.perf_counter()) is None
+    kept = harness.Recorder("linear", CPU, None)
+    kept.on_gpu, kept.state, kept.watch = True, None, watch
+    kept.add([{"ms": 1.0}])
+    assert kept.rows[0]["gpu_after"]["watts"] == 690.0
     watch.close()
     assert watch.process.poll() is not None
     smi.unlink()
@@ -444,11 +454,11 @@ def test_targets_of_products_are_judged():
         {"suite": "skinny", "case": "c", "job": "forward", "provider": "torch", "skipped": "no time was left"},
     ]
     large, odd, fused, skinny = targets.judged(rows)[-4:]
-    assert (large["value"], large["bound"], large["met"]) == (400e3, 380e3, True)
+    assert (large["value"], large["bound"], large["met"]) == (400, 380, True)
     assert (odd["value"], odd["met"]) == (1.9, False)
     assert (fused["value"], fused["met"]) == (1.3, True)
     assert (skinny["value"], skinny["met"]) == (None, None)
-    assert "4e+05  bound 380000  met" in targets.told(large)
+    assert targets.told(large).endswith(" 400  bound 380   met")
 
 
 def test_the_short_table_names_the_peers_of_a_product(tmp_path):
