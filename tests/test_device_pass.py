@@ -448,6 +448,15 @@ def test_a_part_alone_builds_first_where_nothing_is_built(monkeypatch, tmp_path)
     assert [row["step"] for row in rows[2:]] == ["optim"]
 
 
+def test_steps_know_whether_all_of_them_run(monkeypatch, tmp_path):
+    seen = []
+    steps = {"build": _site, "gemm": lambda context: seen.append(context.whole) or ("ok", "")}
+    monkeypatch.setattr(places.Scratch, "built", lambda self, wheel: None)
+    _pass(monkeypatch, tmp_path, NO_CARD, steps, "--rehearse")
+    _pass(monkeypatch, tmp_path, NO_CARD, steps, "--rehearse", "--only", "gemm")
+    assert seen == [True, False]
+
+
 def _device_pass(*arguments):
     command = [sys.executable, str(ROOT / "benchmarks" / "device_pass"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Table:
 
     def __init__(self):
         self.forced, self.ran, self.selected = ("", 0), "", ("128x256x32", 2)
+        self.asked = set()
         self.seconds = {"128x256x32, 4 stages, 2 blocks": 4e-3, "64x64x32, 4 stages, 12 blocks": 2e-3}
 
     def policies(self):
@@ -34,6 +36,7 @@ class Table:
 
     def force_policy(self, name, blocks=0):
         self.forced = (name, blocks)
+        self.asked.add(name if blocks == 0 else f"{name} on {blocks}")
 
     def last_plan(self):
         return self.ran
@@ -100,6 +103,12 @@ def test_a_scan_tries_every_row_and_keeps_what_is_right(table):
     # As many as the tiles, twice, four times, and the four processors of a CPU once and twice.
     counts = [tune_linear.blocks_of(plan) for plan in found.seconds if plan.startswith("64x64x32")]
     assert counts == [6, 12, 4, 8]
+    # A row that serves no such product, or a wrong one, is not tried again on other numbers of blocks.
+    assert {asked for asked in table.asked if re.match("128x128x32 staged|broken|wrong", asked)} == {
+        "128x128x32 staged",
+        "broken",
+        "wrong",
+    }
     assert found.behind["64x64x32, 4 stages, 12 blocks"] == Variant("64x64x32", 12)
     assert found.wrong["broken, its own blocks"] == "RuntimeError: misaligned address"
     assert found.wrong["wrong, its own blocks"].startswith("ArithmeticError: result 0 is off by")
