@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- figures: [^\n]*-->\n)(.*?)(<!-- end of figures -->)", re.S)
 SUBJECTS = {
     "linear": "Linear layers",
+    "linear_peers": "Linear layers beside other packages",
     "optim": "Optimizer step",
     "peers": "Optimizer step beside other packages",
     "scale": "Gradient checks",
@@ -24,6 +25,7 @@ SUBJECTS = {
 # Matched with "case: job". One token is where torch wins: a front page without its loss would not be honest.
 HEADLINES = {
     "linear": r"(square|mlp up|one token).*: forward",
+    "linear_peers": r": (forward|swiglu|dgrad \+)",
     "optim": r"M in",
     "peers": r"1000M in",
     "scale": r"50 x.*: flag \+ norm",
@@ -75,13 +77,18 @@ def table(rows: list[Row]) -> list[str]:
             if row in others:
                 continue
             roof = f" ({row['of_copy']:.0%} of copy bandwidth)" if "of_copy" in row else ""
-            roof = f" ({row['gflop_per_s']:.0f} GFLOP/s)" if "gflop_per_s" in row else roof
+            roof = f" ({rate(row['gflop_per_s'])})" if "gflop_per_s" in row else roof
             beside = "; ".join(f"{other['provider']} **{other['ms'] / row['ms']:.2f}x**" for other in others)
             name = row["provider"].removeprefix("halfops").strip() or job
             title = f"{case}: {job}" if job not in ("", name) else case
             spread = f"[{row['ms_low']:.3g}, {row['ms_high']:.3g}]"
-            lines.append(f"| {title} | {name} | {row['ms']:.3g} ms {spread}{roof} | {beside} |")
+            ran = f", {row['plan']}" if row.get("plan") else ""
+            lines.append(f"| {title} | {name} | {row['ms']:.3g} ms {spread}{roof}{ran} | {beside} |")
     return lines
+
+
+def rate(gflop_per_s: float) -> str:
+    return f"{gflop_per_s / 1e3:.0f} TFLOP/s" if gflop_per_s >= 1e4 else f"{gflop_per_s:.0f} GFLOP/s"
 
 
 def where(row: Row) -> str:

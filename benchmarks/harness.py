@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +228,11 @@ def gpu_state() -> dict[str, float | None] | None:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    words = answer.splitlines()[0].split(",") if answer.strip() else []
+    return _state(answer.splitlines()[0]) if answer.strip() else None
+
+
+def _state(line: str) -> dict[str, float | None] | None:
+    words = line.split(",")
     return dict(zip(GPU_STATE, map(_number, words), strict=True)) if len(words) == len(GPU_STATE) else None
 
 
@@ -235,6 +241,44 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:  # "[N/A]": not every card tells its power
         return None
+
+
+class Watch:
+    """The same, all the while, from one nvidia-smi that repeats itself: what the clock was while something ran."""
+
+    EVERY_MS = 50
+
+    def __init__(self) -> None:
+        command = ["nvidia-smi", f"--query-gpu={','.join(GPU_STATE.values())}", "--format=csv,noheader,nounits"]
+        self.process = subprocess.Popen(
+            [*command, "--id=0", f"--loop-ms={self.EVERY_MS}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.readings: list[tuple[float, dict[str, float | None]]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            if state := _state(line):
+                self.readings.append((time.perf_counter(), state))
+
+    @staticmethod
+    def begun() -> Watch | None:
+        """None where there is no nvidia-smi."""
+        return Watch() if shutil.which("nvidia-smi") else None
+
+    def since(self, begin: float) -> dict[str, float] | None:
+        """Medians over what was read from a time.perf_counter() on; None where nothing was."""
+        states = [state for when, state in list(self.readings) if when >= begin]
+        read = {name: [value for s in states if (value := s[name]) is not None] for name in GPU_STATE}
+        return {name: statistics.median(values) for name, values in read.items() if values} or None
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
 
 
 class Recorder:
@@ -247,6 +291,7 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
         self.path = None if results is None else results / f"{bench}.jsonl"
         self.on_gpu = device.type == "cuda"
+        self.watch: Watch | None = None  # whose last reading spares an nvidia-smi for each add()
         self.state = gpu_state() if self.on_gpu else None
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.stamp = {"bench": bench, "commit": commit(), "time": now, **machine(), "device": device.type}
@@ -256,7 +301,8 @@ class Recorder:
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         about = dict(self.stamp)
         if self.on_gpu:
-            before, self.state = self.state, gpu_state()
+            last = self.watch.readings[-1:] if self.watch is not None else []
+            before, self.state = self.state, last[0][1] if last else gpu_state()
             about |= {"gpu_before": before, "gpu_after": self.state}
         new = [{**about, **row} for row in rows]
         self.rows += new

@@ -1,7 +1,8 @@
-"""Wheels of the packages that adapters.py compares with, for a machine without a network: python -m benchmarks.peers.
+"""Wheels of the packages to compare with, for a machine without a network: python -m benchmarks.peers.
 
-They are fetched by pip for Linux on x86-64, whatever this machine is, without what they depend on (torch, triton, numpy
-and packaging have to be there). A device pass takes them with --peers DIR.
+They are those of adapters.py and linear_peers.py, fetched by pip for Linux on x86-64, whatever this machine is, without
+what they depend on (torch, triton, numpy and packaging have to be there). A device pass takes them with --peers DIR.
+quack brings a compiler of 88 MiB along, so it comes only with --quack.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ import sys
 import zipfile
 from pathlib import Path
 
-PACKAGES = ("flashoptim", "bitsandbytes", "torchao")
+PACKAGES = ("flashoptim", "bitsandbytes", "torchao", "liger-kernel")
+QUACK = (
+    "quack-kernels",
+    "nvidia-cutlass-dsl",
+    "nvidia-cutlass-dsl-libs-base",
+    "nvidia-cutlass-dsl-libs-cu{cuda}",
+    "apache-tvm-ffi",
+    "torch-c-dlpack-ext",
+    "einops",
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 # bitsandbytes has one binary for each version of CUDA and for other makers' devices: nine tenths of its wheel.
 BINARY = re.compile(r"/libbitsandbytes_(?P<kind>cuda|rocm|xpu)(?P<version>\d*)\.so$")
@@ -49,10 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=Path("build/peers"), metavar="DIR", help="default build/peers")
     parser.add_argument("--python", default="3.12", help="the Python that will use them (default 3.12)")
     parser.add_argument("--cuda", default="13", help="its CUDA, major version (default 13); all: leave wheels whole")
+    parser.add_argument("--quack", action="store_true", help="also quack-kernels and what it needs: 96 MiB")
     arguments = parser.parse_args(argv)
+    wanted = PACKAGES
+    if arguments.quack:
+        cuda = "13" if arguments.cuda == "all" else arguments.cuda
+        wanted += tuple(name.format(cuda=cuda) for name in QUACK)
     arguments.into.mkdir(parents=True, exist_ok=True)
     # One by one: what one of them has no wheel for is no reason to go without the others.
-    missing = [name for name in PACKAGES if download(arguments.into, (name,), arguments.python)]
+    missing = [name for name in wanted if download(arguments.into, (name,), arguments.python)]
     wheels = sorted(arguments.into.glob("*.whl"))
     for wheel in wheels:
         before = wheel.stat().st_size

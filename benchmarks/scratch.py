@@ -132,11 +132,18 @@ class Scratch:
         raise RuntimeError(f"pip does not take {wheel.name}: {(done.stderr.strip() or 'no reason given')[-300:]}")
 
     def unpack_peers(self, folder: Path) -> list[str]:
-        """Every wheel of a folder, unpacked into one; their names and versions."""
+        """Every wheel of a folder, unpacked into one; their names and versions.
+
+        Python reads *.pth files, which tell where a package keeps its modules, only in its own folders: a
+        sitecustomize.py has it read those that came with the wheels.
+        """
         shutil.rmtree(self.peers, ignore_errors=True)
         wheels = sorted(folder.glob("*.whl"))
         for wheel in wheels:
             unpack(wheel, self.peers)
+        if any(self.peers.glob("*.pth")):
+            reads = f"import site\n\nsite.addsitedir({str(self.peers)!r})\n"
+            (self.peers / "sitecustomize.py").write_text(reads)
         return [" ".join(wheel.name.split("-")[:2]) for wheel in wheels]
 
 

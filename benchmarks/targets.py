@@ -1,4 +1,7 @@
-"""What an optimizer step on an H200 has to reach, judged from recorded rows; other cards are shown, not judged."""
+"""What an optimizer step and a product on an H200 have to reach, judged from recorded rows.
+
+Other cards are shown, not judged.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .figures import rate
 
 Row = dict[str, Any]
 JUDGED = "H200"
@@ -31,7 +36,28 @@ def _found(rows: Sequence[Row], key: str, case: str, provider: str) -> list[floa
     ]
 
 
+def _linear(
+    key: str, suite: str, job: str, provider: str, case: str = "", unit: float = 1.0
+) -> Callable[[Sequence[Row]], float | None]:
+    """The least of a key, in a unit, over the rows of one provider, exactly that one, for a suite's jobs that match."""
+
+    def least(rows: Sequence[Row]) -> float | None:
+        found = [
+            row[key] / unit
+            for row in rows
+            if row.get("suite") == suite
+            and row["provider"] == provider
+            and re.match(job, row.get("job", ""))
+            and re.search(case, row["case"])
+            and row.get(key) is not None
+        ]
+        return min(found, default=None)
+
+    return least
+
+
 LARGE, MANY, GRAPH = r"M in \d+ tensors$", r"10,000 tensors of 64$", r"10,000 tensors of 64, CUDA graph$"
+EIGHT, COMPILED = r"^fp16, square \(8192, 8192, 8192\)$", "torch.compile"
 
 
 @dataclass(frozen=True)
@@ -57,6 +83,12 @@ TARGETS = (
     Target("10,000 tensors of 64, eager, ms", lambda r: _most(r, "ms", MANY, SPLIT), 0.5),
     Target("10,000 tensors of 64, host ms", lambda r: _most(r, "host_ms", MANY, SPLIT), 1.0),
     Target("10,000 tensors of 64, CUDA graph, ms", lambda r: _most(r, "ms", GRAPH, SPLIT), 0.1),
+    Target("8192^3 fp16, forward, TFLOP/s", _linear("gflop_per_s", "square", "forward", OURS, EIGHT, 1e3), 380, True),
+    Target("odd K, torch's time, times ours", _linear("times_ours", "odd_k", "", "torch"), 2.0, True),
+    Target(
+        "dgrad + act' + db, torch.compile, times ours", _linear("times_ours", "fused", "dgrad", COMPILED), 1.2, True
+    ),
+    Target("skinny M, torch's time, times ours", _linear("times_ours", "skinny", "", "torch"), 1.0, True),
 )
 
 
@@ -74,14 +106,14 @@ def told(row: Row) -> str:
 
 
 def recorded(results: Path, since: str) -> list[Row]:
-    """What the optimizer benchmarks and the gradient checks have written from a time on."""
-    paths = [results / f"{subject}.jsonl" for subject in ("optim", "peers", "scale")]
+    """What the benchmarks have written from a time on."""
+    paths = [results / f"{subject}.jsonl" for subject in ("optim", "peers", "scale", "linear")]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return [row for row in map(json.loads, lines) if row["time"] >= since]
 
 
 def short(rows: Sequence[Row]) -> list[str]:
-    """One line a case: ours first with its share of the copy, then the others as multiples of that time."""
+    """One line a case: ours first with its share of the copy or its rate, then the others as multiples of that time."""
     cases: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if "ms" in row:
@@ -90,8 +122,18 @@ def short(rows: Sequence[Row]) -> list[str]:
     for (case, job), group in cases.items():
         ours = [row for row in group if row["provider"].startswith(OURS)]
         others = [row for row in group if row not in ours]
-        figures = ", ".join(f"{row['ms']:.3g} ({row['of_copy']:.0%})" for row in ours)
-        beside = ", ".join(f"{row['times_ours']:.2f}x" for row in others if row["times_ours"] is not None)
+        figures = ", ".join(f"{row['ms']:.3g} ({_roof(row)})" for row in ours)
+        beside = ", ".join(_beside(row) for row in others if row["times_ours"] is not None)
         title = f"{case}: {job}" if job else case
         lines.append(f"{title:<52} {figures} ms | others {beside or 'none'}")
     return lines
+
+
+def _roof(row: Row) -> str:
+    return f"{row['of_copy']:.0%}" if "of_copy" in row else rate(row["gflop_per_s"])
+
+
+def _beside(row: Row) -> str:
+    """Products have many others: there a figure needs its name."""
+    times = f"{row['times_ours']:.2f}x"
+    return times if "of_copy" in row else f"{row['provider']} {times}"

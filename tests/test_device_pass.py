@@ -136,6 +136,20 @@ def test_a_build_is_known_until_its_origin_changes(tree, tmp_path):
     assert scratch.built(wheel) is None
 
 
+def test_a_package_that_keeps_its_modules_elsewhere_is_found(tree, tmp_path):
+    scratch = places.Scratch(tree, tmp_path / "scratch")
+    scratch.prepare()
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "dsl-4.8-py3-none-any.whl", "w") as out:
+        out.writestr("dsl.pth", "dsl_packages\n")
+        out.writestr("dsl_packages/elsewhere.py", "")
+    assert scratch.unpack_peers(tmp_path / "wheels") == ["dsl 4.8"]
+    environ = {**os.environ, "PYTHONPATH": str(scratch.peers)}
+    command = [sys.executable, "-c", "import elsewhere; print(elsewhere.__file__)"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=scratch.empty, env=environ)
+    assert done.stdout.strip() == str(scratch.peers / "dsl_packages" / "elsewhere.py")
+
+
 def test_a_place_of_somebody_else_is_refused(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: -1)
     with pytest.raises(PermissionError, match="--scratch"):
@@ -316,6 +330,47 @@ def test_benches_stop_before_they_are_stopped(make):
     assert context.ran["optim"][0][-1] == "--quick"
 
 
+def _suites(words):
+    return dict(each.split(":") for each in words[words.index("--suite") + 1].split(","))
+
+
+def test_products_have_three_minutes_alone_and_less_among_others(make):
+    context = make(H200, {})
+    device_pass.STEPS["gemm"](context)
+    words, how = context.ran["linear"]
+    assert words[1:3] == ["-m", "benchmarks.bench_linear"]
+    assert how["seconds"] == 180
+    assert float(words[words.index("--seconds") + 1]) == 150
+    assert words[words.index("--dtype") + 1] == "fp16"
+    assert words[words.index("--compiled") + 1] == "fused"
+    # By what matters first, each with its time; the last takes what is left.
+    suites = _suites(words)
+    assert list(suites) == ["square", "llama7b", "fused", "odd_k", "long_k", "skinny"]
+    assert suites == {"square": "18", "llama7b": "27", "fused": "63", "odd_k": "18", "long_k": "9", "skinny": "150"}
+    context.whole = True
+    device_pass.STEPS["gemm"](context)
+    words, how = context.ran["linear"]
+    assert (how["seconds"], _suites(words)["fused"]) == (60, "13")
+    context = make(NO_CARD, {})
+    assert device_pass.STEPS["gemm"](context)[1].endswith("small products, without cuBLASLt and torch.compile")
+    words, _ = context.ran["linear"]
+    assert words[words.index("--suite") + 1] == "square,llama7b,fused,odd_k,long_k,skinny"
+    assert words[-1] == "--quick"
+
+
+def test_the_table_is_tuned_where_there_is_one(make):
+    context = make(H200, {"tune": ("ok", "row 64x64x32: better than what is selected for 3 of 9 products")})
+    status, note = device_pass.STEPS["tune"](context)
+    assert (status, note) == ("ok", "row 64x64x32: better than what is selected for 3 of 9 products")
+    words, how = context.ran["tune"]
+    assert words[1:3] == ["-m", "benchmarks.tune_linear"]
+    assert (how["seconds"], float(words[words.index("--seconds") + 1])) == (150, 130)
+    context = make(NO_CARD, {})
+    status, note = device_pass.STEPS["tune"](context)
+    assert (status, note[:6], note[-20:]) == ("skipped", "no GPU", "so nothing was tuned")
+    assert device_pass.STEPS["tune"](make(NO_CARD, {"tune": ("failed", "no memory")}))[0] == "failed"
+
+
 def test_other_packages_are_for_their_own_step(make, tmp_path):
     wheel_of(tmp_path / "wheels", name="torchao-0.18.0-cp310-abi3-any.whl")
     context = make(H200, {}, peers=tmp_path / "wheels")
@@ -323,9 +378,16 @@ def test_other_packages_are_for_their_own_step(make, tmp_path):
     assert status == "ok"
     assert "torchao 0.18.0" in note
     assert (context.scratch.peers / "halfops").is_dir()  # whatever a wheel holds
-    words, how = context.ran["optim"]
-    assert "--beside" in words
-    assert how["beside"]
+    for subject in ("optim", "linear"):
+        words, how = context.ran[subject]
+        assert "--beside" in words
+        assert how["beside"]
+    whole = make(H200, {}, peers=tmp_path / "wheels", whole=True)
+    assert device_pass.beside(whole)[0] == "ok"
+    assert list(whole.ran) == ["optim"]  # packages that compile for minutes are for a pass of their own
+    failing = make(H200, {"linear": ("failed", "Segmentation fault")}, peers=tmp_path / "wheels")
+    status, note = device_pass.beside(failing)
+    assert (status, note[-28:]) == ("failed", "products: Segmentation fault")
     (tmp_path / "none").mkdir()
     assert "no wheels" in device_pass.beside(make(NO_CARD, {}, peers=tmp_path / "none"))[1]
     assert device_pass.beside(make(NO_CARD, {})) == ("skipped", "no GPU; no wheels were given (--peers DIR)")
@@ -386,6 +448,15 @@ def test_a_part_alone_builds_first_where_nothing_is_built(monkeypatch, tmp_path)
     assert [row["step"] for row in rows[2:]] == ["optim"]
 
 
+def test_steps_know_whether_all_of_them_run(monkeypatch, tmp_path):
+    seen = []
+    steps = {"build": _site, "gemm": lambda context: seen.append(context.whole) or ("ok", "")}
+    monkeypatch.setattr(places.Scratch, "built", lambda self, wheel: None)
+    _pass(monkeypatch, tmp_path, NO_CARD, steps, "--rehearse")
+    _pass(monkeypatch, tmp_path, NO_CARD, steps, "--rehearse", "--only", "gemm")
+    assert seen == [True, False]
+
+
 def _device_pass(*arguments):
     command = [sys.executable, str(ROOT / "benchmarks" / "device_pass"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -395,8 +466,8 @@ def _device_pass(*arguments):
     ("arguments", "said"),
     [
         (
-            ["--only", "tests,tune"],
-            "--only: got tune, wanted some of build, tests, optim, scale, sanitize, golden, peers, gemm",
+            ["--only", "tests,train"],
+            "--only: got train, wanted some of build, tests, optim, scale, sanitize, golden, peers, gemm, tune",
         ),
         (["--wheel", "nowhere.whl"], "--wheel: there is no file nowhere.whl"),
         (["--peers", "nowhere"], "--peers: there is no folder nowhere"),
@@ -426,7 +497,9 @@ def test_the_limits_fit_into_eight_minutes():
     """Each step's own limit as it is asked for, with a wheel; and what a pass may bring back."""
     asked = {}
     for name, step in device_pass.STEPS.items():
-        context = types.SimpleNamespace(card=H200, out=Path("out"), deadline=time.monotonic() + 480, peers=None)
+        context = types.SimpleNamespace(
+            card=H200, out=Path("out"), deadline=time.monotonic() + 480, peers=None, whole=True
+        )
 
         def command(*words, seconds, name=name, **_):
             asked[name] = seconds

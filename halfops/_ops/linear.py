@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfops._ops import accumulation, composed, fresh
+from halfops._ops import accumulation, composed, fresh, ops
 from halfops._ops.pointwise import (
     activation_backward,
     activation_vjp,
@@ -543,3 +543,21 @@ def matmul(
 autocast("linear", tensors=4)
 autocast("gated_linear", tensors=5)
 autocast("matmul", tensors=2)  # c may be wider than the output
+
+
+# ---- the CUDA kernels' table of policies ----------------------------------------------------------------------------
+
+
+def policies() -> list[str]:
+    """The rows' names; none in a build without CUDA kernels."""
+    return [str(name) for name in ops.linear_policies()]
+
+
+def force_policy(name: str, blocks: int = 0) -> None:
+    """From now on this thread's products run as this row, on so many blocks (0: as it says); an empty name ends it."""
+    ops.linear_force_policy(name, blocks)
+
+
+def last_plan() -> str:
+    """What this thread's last product ran as, such as "128x256x32, 4 stages, 512 blocks"; empty before the first."""
+    return str(ops.linear_last_plan())

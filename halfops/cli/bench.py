@@ -26,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="small problems, few rounds: does it run, roughly how fast"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--suite", metavar="NAMES", help="of linear: square, llama7b, fused and more, see benchmarks/")
+    parser.add_argument("--dtype", metavar="NAMES", help="of linear: fp16, bf16 or both (default)")
     parser.add_argument("--record", action="store_true", help="append the figures to <subject>.jsonl")
     parser.add_argument("--out", metavar="DIR", help="where to record (default in a checkout: benchmarks/results/)")
     parser.add_argument("--plot", metavar="PNG", help="also draw what was measured (needs matplotlib)")
@@ -62,7 +64,10 @@ def benchmarks() -> ModuleType:
 
 
 def _check(arguments: argparse.Namespace, subjects: Sequence[str]) -> None:
-    """ValueError for what would fail only after minutes of measuring."""
+    """ValueError for what would fail only after minutes of measuring, or would be passed over."""
+    for name in ("suite", "dtype"):
+        if vars(arguments)[name] and "linear" not in subjects:
+            raise ValueError(f"--{name}: is for linear, which is not among {', '.join(subjects)}; leave it out")
     device = arguments.device.split(":")[0]
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device: got {arguments.device}, wanted cpu or cuda")
@@ -78,6 +83,12 @@ def _check(arguments: argparse.Namespace, subjects: Sequence[str]) -> None:
         if importlib.util.find_spec("matplotlib") is None:
             raise ValueError("--plot: needs matplotlib, which is not installed; pip install matplotlib brings it")
         check_writable("--plot", Path(arguments.plot))
+
+
+def _chosen(arguments: argparse.Namespace) -> list[str]:
+    """What linear alone understands."""
+    given = (("--suite", arguments.suite), ("--dtype", arguments.dtype))
+    return [word for option, value in given if value for word in (option, value)]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -97,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         options += ["--out", out] if out is not None else []
         for subject in subjects:
             module = importlib.import_module(f"benchmarks.bench_{subject}")
-            status |= int(module.main(options) or 0)
+            status |= int(module.main([*options, *(_chosen(arguments) if subject == "linear" else [])]) or 0)
         if arguments.plot:
             _plot(subjects, Path(out) if out is not None else None, Path(arguments.plot))
     return status
