@@ -1,4 +1,6 @@
-"""What compute-sanitizer watches: every scale op and every optimizer, at sizes and offsets that hurt a vector kernel.
+"""What compute-sanitizer watches, at sizes and offsets that hurt a vector kernel or a tile.
+
+Every scale op, every optimizer, and every job of jobs.py on every row of the table of policies.
 
     compute-sanitizer --tool memcheck python -m benchmarks.sanitized
 
@@ -9,8 +11,10 @@ block that torch pools, an access beyond a tensor is no error that a sanitizer s
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -18,12 +22,17 @@ import torch
 from torch import Tensor
 
 import halfops
-from halfops._ops import scale
+from halfops._ops import linear, scale
+
+from . import jobs, shapes
 
 SIZES = (1, 7, 33, 4099, 5000)
 OFFSETS = range(4)
 HALVES = (torch.float16, torch.bfloat16)
 MASTERS = ("split", "fp32", "none")
+# A tile's worth and a little, with rows that are not whole 16-byte words; and less than any tile.
+PRODUCTS = (shapes.Product("odd", 130, 70, 100, batch=2, pad=1), shapes.Product("tiny", 9, 7, 13, batch=2))
+JOBS = sorted({name for suite in shapes.SUITES.values() for product in suite for name in product.jobs})
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "AdamW": halfops.optim.AdamW,
     "Adam": halfops.optim.Adam,
@@ -73,12 +82,47 @@ def optimizer(name: str, master: str, dtype: torch.dtype, device: str) -> None:
         assert all(bool(parameter.isfinite().all()) for parameter in parameters)
 
 
+@functools.cache
+def problems(dtype: torch.dtype, device: str) -> list[tuple[jobs.Job, list[Tensor]]]:
+    """Every job and its right results, on the CPU: whatever else runs on the device is slowed down a hundred times."""
+    made = []
+    for each in PRODUCTS:
+        tensors = jobs.Tensors(each, dtype, torch.device(device))
+        every = [jobs.make(name, each, tensors) for name in JOBS]
+        made += [(job, jobs.reference(dataclasses.replace(job, inputs=_on_cpu(job.inputs)))) for job in every]
+    return made
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor.cpu() for tensor in tensors)
+
+
+def products(dtype: torch.dtype, policy: str, device: str) -> None:
+    """Every job as that row of the table, a block a tile and then as many as share tiles; no name: what is selected."""
+    try:
+        for blocks in (0, 3) if policy else (0,):
+            linear.force_policy(policy, blocks)
+            for job, reference in problems(dtype, device):
+                results = _on_cpu(job.results(job.call(job.ours)()))
+                said = jobs.wrong(job, results, reference, dtype)
+                assert said is None, f"{job.name}, {job.product.label}, {linear.last_plan()}: {said}"
+    finally:
+        linear.force_policy("")
+
+
 def parts(device: str) -> Iterator[tuple[str, Callable[[], None]]]:
     kind = torch.device(device).type
     if all(halfops.has_kernel(op, kind) for op in ("nonfinite_check", "grad_stats", "unscale_")):
         yield "checks", lambda: checks(device)
     else:
         print(f"checks skipped: not all of them are on {kind} in this build")
+    if halfops.has_kernel("linear", kind):
+        halves = HALVES if kind == "cpu" or torch.cuda.get_device_capability() >= (8, 0) else HALVES[:1]
+        for policy, dtype in product(["", *linear.policies()] if kind == "cuda" else [""], halves):
+            label = f"products, {dtype}, {policy or 'what is selected'}".replace("torch.", "")
+            yield label, lambda dtype=dtype, policy=policy: products(dtype, policy, device)
+    else:
+        print(f"products skipped: no linear on {kind} in this build")
     if not halfops.has_kernel("optim_step_", kind):
         print(f"optimizers skipped: no optimizer step on {kind} in this build")
         return

@@ -399,11 +399,28 @@ def test_a_device_without_the_step_is_said(monkeypatch, capsys):
 
 def test_the_sanitized_script_does_what_it_says(capsys):
     parts = dict(sanitized.parts("cpu"))
-    assert len(parts) == 1 + 6 * 3 * 2
+    assert len(parts) == 1 + 2 + 6 * 3 * 2
     assert sanitized.main(["--device", "cpu", "--seconds", "-1"]) == 0
-    assert capsys.readouterr().out == "0 parts ran, no time was left for 37\n"
-    for name in ("checks", "AdamW, split master, float16", "LAMB, none master, bfloat16"):
+    assert capsys.readouterr().out == "0 parts ran, no time was left for 39\n"
+    for name in (
+        "checks",
+        "products, float16, what is selected",
+        "AdamW, split master, float16",
+        "LAMB, none master, bfloat16",
+    ):
         parts[name]()
+
+
+def test_a_wrong_product_is_found_on_whatever_row(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sanitized.linear, "force_policy", lambda name, blocks=0: asked.append((name, blocks)))
+    sanitized.products(torch.bfloat16, "64x64x32", "cpu")
+    assert asked == [("64x64x32", 0), ("64x64x32", 3), ("", 0)]
+    job, reference = sanitized.problems(torch.float16, "cpu")[0]
+    wrong = [(job, [tensor + 1 for tensor in reference])]
+    monkeypatch.setattr(sanitized, "problems", lambda dtype, device: wrong)
+    with pytest.raises(AssertionError, match=r"dgrad, odd \(130, 70, 100\), rows 1 further apart, .*: result 0 is off"):
+        sanitized.products(torch.float16, "", "cpu")
 
 
 # --- targets and figures --------------------------------------------------------------------------------------------

@@ -489,7 +489,7 @@ def test_a_rehearsal_says_what_it_skipped(tmp_path):
     (row,) = [json.loads(line) for line in (tmp_path / "device_pass.jsonl").read_text().splitlines()]
     assert (row["step"], row["status"], row["rehearsal"]) == ("sanitize", "skipped", True)
     assert "no GPU" in row["note"]
-    assert "37 parts ran" in row["note"]
+    assert "39 parts ran" in row["note"]
     assert "sanitize  skipped" in done.stdout
 
 
