@@ -58,6 +58,8 @@ class Feed {
         begin(product_ == 0 ? first : first - steps);
     }
 
+    // Whether K certainly fills the stage.
+    __device__ __forceinline__ bool is_full() const { return left_ > 1; }
     // Elements of K that the stage has.
     __device__ __forceinline__ int depth() const {
         return left_ > 1 ? kDepth : static_cast<int>(operands_.k - (stages() - 1) * static_cast<int64_t>(kDepth));
@@ -182,8 +184,13 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
     const auto issue = [&](int step, int stage) {
         if (step < steps) {
             char* to = shared + stage * Config::kStageBytes;
-            AsyncCopy<typename Config::LinesA>::issue(feed.a, feed.depth(), to);
-            AsyncCopy<typename Config::LinesB>::issue(feed.b, feed.depth(), to + Config::TileA::kBytes);
+            if (feed.is_full()) {
+                AsyncCopy<typename Config::LinesA>::issue(feed.a, to);
+                AsyncCopy<typename Config::LinesB>::issue(feed.b, to + Config::TileA::kBytes);
+            } else {
+                AsyncCopy<typename Config::LinesA>::issue(feed.a, feed.depth(), to);
+                AsyncCopy<typename Config::LinesB>::issue(feed.b, feed.depth(), to + Config::TileA::kBytes);
+            }
             feed.advance();
         }
         ptx::cp_async_commit();  // an empty group too: waiting counts groups
