@@ -205,21 +205,16 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
     int read = 0, written = kStages - 1;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
+        const char* stage = shared + read * Config::kStageBytes;
+        issue(step + kStages - 1, written);
+        written = written + 1 == kStages ? 0 : written + 1;
 #pragma unroll
-        for (int inner = 0; inner < Config::kInner; ++inner) {
-            const bool last = inner == Config::kInner - 1;
-            if (last) {
-                read = read + 1 == kStages ? 0 : read + 1;
-                ptx::cp_async_wait<kStages - 2>();
-                __syncthreads();  // the next stage has arrived, and this one has been read
-            }
-            if (inner == 0) {
-                issue(step + kStages - 1, written);
-                written = written + 1 == kStages ? 0 : written + 1;
-            }
-            // Behind the last step this reads a stage that has nothing for it, and nobody uses it.
-            warp.multiply(sums, inner, shared + read * Config::kStageBytes, last ? 0 : inner + 1);
-        }
+        for (int inner = 0; inner + 1 < Config::kInner; ++inner) warp.multiply(sums, inner, stage, inner + 1);
+        read = read + 1 == kStages ? 0 : read + 1;
+        ptx::cp_async_wait<kStages - 2>();
+        __syncthreads();  // the next stage has arrived, and this one has been read
+        // Behind the last step this reads a stage that has nothing for it, and nobody uses it.
+        warp.multiply(sums, Config::kInner - 1, shared + read * Config::kStageBytes, 0);
     }
     __syncthreads();  // shared memory is free for what comes next
 }
