@@ -12,7 +12,7 @@ from cuda_code.units import ROOT, Resources, resources, unit
 
 WARP, VECTOR, REGISTERS, REGISTERS_A_THREAD = 32, 16, 65536, 255
 ROW = re.compile(
-    r'^    {"(?P<name>[^"]+)", (?P<numbers>\d+, \d+, \d+, \d+, \d+, \d+), Copy::(?P<copy>\w+), (?P<blocks>\d+),', re.M
+    r'^    {"(?P<name>[^"]+)", (?P<numbers>\d+, \d+, \d+, \d+, \d+, \d+), Copy::(?P<copy>\w+), (?P<blocks>\d+)}', re.M
 )
 KERNEL = re.compile(r"linear::gemm_kernel<(halfops::\w+), (\d+), \(halfops::linear::Major\)(\d), ")
 
