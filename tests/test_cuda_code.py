@@ -131,6 +131,7 @@ def test_the_page_has_these_figures():
     if f"nvcc {version} " not in page:
         pytest.skip(f"the page has the figures of another nvcc than {version}")
     assert page.split("<!-- kernels -->\n")[1].split("\n<!-- /kernels -->")[0] == report.table()
+    assert page.split("<!-- products -->\n")[1].split("\n<!-- /products -->")[0] == products.table()
 
 
 # --- the checks can fail --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cuda_code import sass
 from cuda_code.kernels import demangled
-from cuda_code.units import ROOT, Resources, resources, unit
+from cuda_code.units import INSTANCES, ROOT, Resources, resources, unit
 
 WARP, VECTOR, REGISTERS, REGISTERS_A_THREAD = 32, 16, 65536, 255
 ROW = re.compile(
@@ -44,6 +44,25 @@ class Tile:
     def matrices(self) -> int:
         """ldmatrix instructions of a warp for one stage: 16 x 16 elements each."""
         return (self.m // self.warps_m + self.n // self.warps_n) // 16 * (self.k // 16)
+
+    @property
+    def shared_kib(self) -> float:
+        return self.stages * (self.m + self.n) * self.k * 2 / 1024
+
+    @property
+    def tensor_clocks(self) -> float:
+        """Of a multiprocessor that multiplies 1024 pairs of numbers a clock, for one stage of a block."""
+        return self.m * self.n * self.k / 1024
+
+    @property
+    def shared_clocks(self) -> float:
+        """Of its shared memory, 128 bytes a clock: what ldmatrix reads (512 bytes each) and what copies write."""
+        return self.threads // WARP * self.matrices * 512 / 128 + (self.m + self.n) * self.k * 2 / 128
+
+    @property
+    def bytes_a_clock(self) -> float:
+        """From L2, while the tensor pipes are busy."""
+        return (self.m + self.n) * self.k * 2 / self.tensor_clocks
 
     @property
     def copies(self) -> int:
@@ -96,3 +115,23 @@ def wrong_code(dtype: str, tile: Tile, arch: str, code: list[sass.Instruction]) 
     if copies.total() < tile.copies or any("BYPASS" not in name or ".128" not in name for name in copies):
         return f"{dict(copies)}, wanted at least {tile.copies} of 16 bytes past the first-level cache"
     return f"{dict(local)}" if (local := opcodes(code, "LDL", "STL")) else ""
+
+
+HEAD = """\
+| tile, stages | warps | blocks | registers | KiB | mma / ldmatrix / copies | tensor | shared | L2 |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def table(arch: str = "90a", dtype: str = "f16") -> str:
+    """A row a tile: its numbers, and the most registers that one of its kernels takes."""
+    used: dict[str, int] = {}
+    for source in (s for s in INSTANCES if f"/{dtype}_" in s):
+        for _, tile, resources_of in kernels(source, arch):
+            used[tile.name] = max(used.get(tile.name, 0), resources_of.registers)
+    rows = [
+        f"| {t.name}, {t.stages} | {t.warps_m} x {t.warps_n} | {t.blocks} | {used[t.name]} | {t.shared_kib:g} | "
+        f"{t.products(arch)} / {t.matrices} / {t.copies} | {t.tensor_clocks:g} | {t.shared_clocks:g} | "
+        f"{t.bytes_a_clock:g} |"
+        for t in tiles()
+    ]
+    return "\n".join([HEAD, *rows])
