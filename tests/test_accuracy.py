@@ -54,7 +54,7 @@ def passes(k: int, dtype: torch.dtype, device: torch.device) -> dict[str, tuple[
 @pytest.mark.parametrize("k", LENGTHS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp16", "bf16"])
 def test_no_less_exact_than_torch(device, dtype, k):
-    """The length of the error is at most torch's, but for a thousandth: a sum near the middle between two numbers rounds
+    """The length of the error is at most torch's, but for a thousandth: a sum near the middle of two numbers rounds
     either way, by the order in which fp32 added it."""
     with full_precision_reductions():
         for name, (ours, theirs, exact, _) in passes(k, dtype, device).items():
