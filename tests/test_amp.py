@@ -302,6 +302,16 @@ def test_a_real_float16_loop_overflows_recovers_and_learns() -> None:
     assert scaler.get_scale() == 2.0 ** (24 - scaler.skipped_steps.item())
 
 
+def test_two_lists_overflow_at_once() -> None:
+    """torch's fused optimizers skip when found_inf is 1; how many lists of gradients overflowed is none of it."""
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.float32, torch.float64)]
+    optimizer, scaler = torch.optim.SGD(parameters, lr=1.0, fused=True), started(GradScaler("cpu"))
+    for p in parameters:
+        p.grad = torch.full_like(p, math.nan)
+    scaler.step(optimizer)
+    assert all(torch.equal(p, torch.ones_like(p)) for p in parameters)
+
+
 def test_gradients_of_every_kind() -> None:
     """float64, sparse, transposed, absent and empty ones, together in one stock optimizer."""
     embedding = torch.nn.Embedding.from_pretrained(torch.ones(5, 3).half(), freeze=False, sparse=True)

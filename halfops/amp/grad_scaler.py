@@ -155,7 +155,8 @@ class GradScaler(torch.amp.GradScaler):
         segments = []
         for positions, dtypes, stats, source in lists:
             device = stats.found_inf.device
-            found[device] = stats.found_inf if device not in found else found[device] + stats.found_inf
+            overflow = stats.found_inf
+            found[device] = torch.maximum(found[device], overflow) if device in found else overflow
             total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
             segments.append(Segment(positions, dtypes, stats.per_tensor, source))
         if segments:
@@ -246,7 +247,7 @@ class GradScaler(torch.amp.GradScaler):
         """Hands over what the check found as attributes, torch's protocol plus grad_sumsq (of the scaled gradients)."""
         preset = getattr(optimizer, "grad_scale", None)
         unscaled = state["stage"] is OptState.UNSCALED  # and perhaps clipped: the sum of squares may be out of date
-        optimizer.found_inf = _sum_on(scale.device, state["found_inf_per_device"].values())
+        optimizer.found_inf = _any_on(scale.device, state["found_inf_per_device"].values())
         optimizer.grad_scale = preset if unscaled else scale if preset is None else scale * preset
         optimizer.grad_sumsq = None if unscaled else state["sum_of_squares"]
         try:
@@ -277,7 +278,7 @@ class GradScaler(torch.amp.GradScaler):
                 _check_scale_value("new_scale", new_scale)
             super().update(new_scale)
             if checks:
-                torch.ne(_sum_on(scale.device, checks), 0, out=self._last_step_skipped)
+                torch.ne(_any_on(scale.device, checks), 0, out=self._last_step_skipped)
                 self._skipped_steps.add_(self._last_step_skipped)
             return
 
@@ -286,7 +287,7 @@ class GradScaler(torch.amp.GradScaler):
                 "No inf checks were recorded prior to update: no step() or unscale_() has found a gradient since the "
                 "last update(); call scaler.step(optimizer) first, or leave out update() in iterations without a step."
             )
-        found_inf = _sum_on(scale.device, checks)
+        found_inf = _any_on(scale.device, checks)
         torch.ne(found_inf, 0, out=self._last_step_skipped)
         _ops.scale_update_(
             scale,
@@ -402,8 +403,9 @@ def _float64_stats(gradients: list[Tensor], inv_scale: Tensor | None, count_zero
     return _ops.GradStats((table[:, 1].sum() != 0).float(), table[:, 0].sum(), table)
 
 
-def _sum_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, [each.to(device, non_blocking=True) for each in found])
+def _any_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
+    """1 where one of them is, not their number: torch's fused optimizers skip at exactly 1."""
+    return functools.reduce(torch.maximum, [each.to(device, non_blocking=True) for each in found])
 
 
 @functools.cache

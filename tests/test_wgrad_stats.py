@@ -1,0 +1,595 @@
+"""Statistics of weight gradients from their own kernels: used while the gradient is what they were of, and else not."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+import torch
+from bounds import UNIT
+from cases.amp import all_equal, everything, started
+from torch.utils.checkpoint import checkpoint
+
+import halfops
+import halfops.functional as H
+from halfops._ops import fresh, optim_plan
+from halfops._ops import scale as scale_ops
+from halfops.amp import GradScaler, wgrad_stats
+from halfops.nn import MLP, GatedMLP, Linear
+from halfops.optim import worklist
+
+NEEDS_KERNEL = "linear"
+SCALE = 64.0
+
+
+@pytest.fixture(autouse=True)
+def everywhere():
+    """On the CPU, too."""
+    fresh._records.clear()
+    with wgrad_stats(True):
+        yield
+    fresh._records.clear()
+
+
+def network(device, dtype=torch.float16, bias=True):
+    layers = [Linear(6, 8, activation="gelu", bias=bias), MLP(8, 9, 8, bias=bias), GatedMLP(8, 7, 8, bias=bias)]
+    return torch.nn.Sequential(*layers, Linear(8, 5, bias=bias)).to(device, dtype)
+
+
+def batch(model, seed=0):
+    weight = next(model.parameters())
+    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(seed))
+    return x.to(weight.device, weight.dtype)
+
+
+def backward(model, seed=0, scale=SCALE):
+    (model(batch(model, seed)).float().square().mean() * scale).backward()
+
+
+def weights(model):
+    return [p for p in model.parameters() if p.dim() == 2]
+
+
+def new_scaler(device, **options):
+    return started(GradScaler(device.type, init_scale=SCALE, **options))
+
+
+def sgd(model, **options):
+    return halfops.optim.SGD(model.parameters(), lr=1e-2, **options)
+
+
+def torch_fused(model):
+    return torch.optim.SGD(model.parameters(), lr=1e-2, fused=True)
+
+
+OPTIMIZERS = {"plan": sgd, "list": torch_fused}
+each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def checked(model, scaler, optimizer=None):
+    """The report of one step, which must say what a read of the gradients says. Names of what was not read."""
+    optimizer = sgd(model) if optimizer is None else optimizer
+    names, params = zip(*((n, p) for n, p in model.named_parameters() if p.grad is not None), strict=True)
+    want = scale_ops.grad_stats([p.grad for p in params]).per_tensor.tolist()
+    scaler.step(optimizer)
+    scaler.update()
+    rows = scaler.report(optimizer, model=model).tensors
+    assert tuple(r.name for r in rows) == names
+    for row, p, (squares, nonfinite, _) in zip(rows, params, want, strict=True):
+        assert row.nonfinite == bool(nonfinite)
+        if not row.nonfinite:
+            assert row.norm * SCALE == pytest.approx(math.sqrt(squares), rel=bound(p), abs=0)
+    assert scaler.last_step_skipped.item() == any(nonfinite for _, nonfinite, _ in want)
+    return [row.name for row in rows if row.source == "wgrad"]
+
+
+def bound(p):
+    """Between two sums of squares: each in float64 in any order, or (one read of float16) first 16 each in float32."""
+    sums = (p.numel() + 64) * UNIT[torch.float64]
+    return 2 * (sums + (15 * UNIT[torch.float32] if p.dtype == torch.float16 else 0))
+
+
+def names_of_weights(model):
+    return [name for name, p in model.named_parameters() if p.dim() == 2]
+
+
+# -- fresh
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@each_optimizer
+def test_weights_are_not_read(make, dtype, device):
+    if device.type == "cuda" and dtype == torch.float32:
+        pytest.skip("float32 products are torch's there")
+    model = network(device, dtype)
+    optimizer, scaler = make(model), new_scaler(device, named_parameters=model)
+    for step in range(3):
+        optimizer.zero_grad()
+        backward(model, step)
+        assert checked(model, scaler, optimizer) == names_of_weights(model)
+
+
+def test_float64_in_a_list(device):
+    model = network(device, torch.float64)
+    backward(model)
+    scaler, optimizer = new_scaler(device, named_parameters=model), torch_fused(model)
+    norms = [p.grad.norm().item() for p in model.parameters()]
+    scaler.step(optimizer)
+    rows = scaler.report().tensors
+    assert [r.name for r in rows if r.source == "wgrad"] == names_of_weights(model)
+    for row, p, norm in zip(rows, model.parameters(), norms, strict=True):
+        assert row.norm * SCALE == pytest.approx(norm, rel=bound(p), abs=0)
+
+
+def test_nothing_is_read_where_all_are_fresh(device, access, monkeypatch):
+    model = network(device, bias=False)
+    optimizer, scaler = sgd(model, max_grad_norm=1.0), new_scaler(device)
+    backward(model)
+    scaler.step(optimizer)
+    scaler.update()
+
+    def read(*_, **__):
+        raise AssertionError("a gradient was read")
+
+    monkeypatch.setattr(optim_plan.Plan, "stats", read)
+    monkeypatch.setattr(worklist, "grad_stats", read)
+    monkeypatch.setattr(scale_ops, "grad_stats", read)
+    for scaled in (True, False):
+        optimizer.zero_grad()
+        backward(model)
+        before = everything(model, optimizer)
+        if scaled:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+        assert not all_equal(before, everything(model, optimizer))
+    backward(model)  # on top of what is there
+    with pytest.raises(AssertionError, match="was read"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@each_optimizer
+def test_an_overflow_is_named(make, bad, device):
+    model = network(device)
+    optimizer, scaler = make(model), new_scaler(device, named_parameters=model)
+    backward(model)
+    scaler.step(optimizer)  # makes the state
+    scaler.update()
+    optimizer.zero_grad()
+    hook = model[3].register_full_backward_pre_hook(lambda _, grads: (grads[0].index_fill(0, zero, bad),))
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    backward(model)
+    hook.remove()
+    before = everything(model, optimizer)
+    assert checked(model, scaler, optimizer) == names_of_weights(model)
+    assert "3.weight" in scaler.report().overflowed
+    assert all_equal(before, everything(model, optimizer))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing(reentrant, device):
+    model = network(device)
+    y = checkpoint(model, batch(model).requires_grad_(), use_reentrant=reentrant)
+    (y.float().square().mean() * SCALE).backward()
+    assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+@pytest.mark.parametrize("passes", [2, 3])
+def test_accumulated_by_the_kernel_itself(passes, device):
+    model = network(device)
+    for module in model:
+        module.fuse_wgrad_accumulation = True
+    for seed in range(passes):
+        backward(model, seed)
+    assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+def test_aliases_are_the_same_gradient(device):
+    model = network(device)
+    backward(model)
+    for p in weights(model):
+        p.grad = p.grad.detach()
+    assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+def test_some_gradients_are_fresh(device, access):
+    """The others are read in their own order; every row is its own gradient's."""
+    model = network(device)
+    backward(model)
+    changed = weights(model)[::2]
+    for p in changed:
+        p.grad.mul_(3)
+    wanted = [n for n, p in model.named_parameters() if p.dim() == 2 and all(p is not c for c in changed)]
+    assert checked(model, new_scaler(device)) == wanted
+
+
+def test_backward_passes_in_several_threads(device):
+    models = [network(device) for _ in range(4)]
+    threads = [threading.Thread(target=lambda m=m: [(m.zero_grad(), backward(m)) for _ in range(5)]) for m in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for model in models:
+        assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+# -- not fresh
+
+
+def infinite(p):
+    p.grad.view(-1)[3] = math.inf
+
+
+def in_inference_mode(p):
+    with torch.inference_mode():
+        p.grad.mul_(2)
+
+
+def other_memory(p):
+    p.grad.data = p.grad * 2
+
+
+def rewritten(p):
+    grad = p.grad
+    p.grad = None
+    p.grad = grad.copy_(grad * 2)
+
+
+CHANGES = {
+    "mul_": lambda p: p.grad.mul_(2),
+    "a view": infinite,
+    "out=": lambda p: torch.mul(p.grad.clone(), 2, out=p.grad),
+    "foreach": lambda p: torch._foreach_mul_([p.grad], 2.0),
+    "zero_": lambda p: p.grad.zero_(),
+    "copy_": rewritten,
+    "inference_mode": in_inference_mode,
+    "unscaled by torch": lambda p: torch._amp_foreach_non_finite_check_and_unscale_(
+        [p.grad], torch.zeros(1, device=p.device), torch.full((1,), 0.5, device=p.device)
+    ),
+    "unscaled by us": lambda p: H.unscale_(p.grad, 0.5),
+    "wgrad into it": lambda p: H.linear_wgrad(
+        torch.ones(3, p.shape[0]).to(p), torch.ones(3, p.shape[1]).to(p), accumulate_into=p.grad
+    ),
+    "another tensor": lambda p: setattr(p, "grad", p.grad * 2),
+    "a clone": lambda p: setattr(p, "grad", p.grad.clone()),
+    "another tensor by .data": other_memory,
+    "a counter of its own": lambda p: setattr(p, "grad", p.grad.data),
+    "clip_grad_norm_": lambda p: torch.nn.utils.clip_grad_norm_([p], 1e-3),
+    "clip_grad_norm_ one by one": lambda p: torch.nn.utils.clip_grad_norm_([p], 1e-3, foreach=False),
+    "clip_grad_value_": lambda p: torch.nn.utils.clip_grad_value_([p], 1e-3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@each_optimizer
+def test_a_changed_gradient_is_read(make, change, device):
+    model = network(device)
+    backward(model)
+    for p in weights(model):
+        change(p)
+    assert checked(model, new_scaler(device), make(model)) == []
+
+
+def doubled(p):
+    p.grad.mul_(2)
+
+
+HOOKS = {
+    "returns another": lambda p: p.register_hook(lambda g: g * 2),
+    "changes it": lambda p: p.register_hook(lambda g: g.mul_(2)),
+    "changes .grad": lambda p: p.register_post_accumulate_grad_hook(doubled),
+    "keeps it and writes later": lambda p: p.register_hook(lambda g: setattr(p, "kept", g)),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+def test_hooks(hook, device):
+    model = network(device)
+    for p in weights(model):
+        hook(p)
+    backward(model)
+    for p in weights(model):
+        getattr(p, "kept", p.new_zeros(1)).zero_()
+    assert checked(model, new_scaler(device)) == []
+
+
+def test_two_backward_passes(device):
+    model = network(device)
+    backward(model, 1)
+    backward(model, 2)
+    assert checked(model, new_scaler(device)) == []
+
+
+def test_a_weight_in_two_places(device, monkeypatch):
+    """Its two gradients are added, in the memory of the first one, as without statistics."""
+    made, record = [], fresh.record
+    monkeypatch.setattr(fresh, "record", lambda grad, stats: made.append(grad.data_ptr()) or record(grad, stats))
+    layer = Linear(6, 6, bias=False).to(device, torch.float16)
+    (layer(layer(batch(layer))).float().square().mean() * SCALE).backward()
+    assert len(made) == 2
+    assert layer.weight.grad.data_ptr() == made[0]
+    assert checked(layer, new_scaler(device)) == []
+
+
+def test_fused_and_other_accumulation(device):
+    """The same weight in a product of torch's: autograd adds to what the kernel has added to."""
+    layer = Linear(6, 6, bias=False, fuse_wgrad_accumulation=True).to(device, torch.float16)
+    for _ in range(2):
+        x = batch(layer)
+        (layer(x) + x @ layer.weight).float().sum().backward()
+    assert checked(layer, new_scaler(device)) == []
+
+
+def test_memory_used_again(device):
+    """A gradient that is gone, and another one at its address, as an allocator gives it."""
+    memory = torch.zeros(30, dtype=torch.float16, device=device)
+    stats = torch.tensor([9.0, 1.0, 0.0], dtype=torch.float64, device=device)
+    with torch.no_grad():
+        first = torch.empty(0, dtype=torch.float16, device=device).set_(memory.untyped_storage(), 0, (5, 6), (6, 1))
+        fresh.record(first, stats)
+        place = fresh._place(first)
+        del first
+        second = torch.empty(0, dtype=torch.float16, device=device).set_(memory.untyped_storage(), 0, (5, 6), (6, 1))
+        assert fresh._place(second) == place
+        assert fresh.take([second]) == {}
+
+
+@pytest.mark.parametrize("part", [lambda g: g[:3], lambda g: g.view(-1), lambda g: g.view(torch.bfloat16)])
+def test_parts_and_other_readings_of_it(part, device):
+    grad, stats = torch.ones(5, 6, device=device).half(), torch.ones(3, device=device).double()
+    with torch.no_grad():
+        fresh.record(grad, stats)
+        assert part(grad)._version == grad._version
+        assert fresh.take([part(grad)]) == {}
+        assert list(fresh.take([part(grad), grad])) == [1]
+
+
+def test_statistics_are_used_once(device):
+    """A step may write gradients, as torch's fused ones do."""
+    model = network(device)
+    backward(model)
+    scaler = new_scaler(device)
+    assert checked(model, scaler) == names_of_weights(model)
+    assert not fresh.recorded()
+    assert checked(model, scaler) == []
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_graph_of_the_gradient(device):
+    model = network(device)
+    model(batch(model)).float().sum().backward(create_graph=True)
+    assert not fresh.recorded()
+    for p in model.parameters():
+        p.grad = p.grad.detach()
+    assert checked(model, new_scaler(device)) == []
+
+
+def test_gradients_of_casts(device):
+    """Under autocast, float32 weights get another tensor: the gradient in float32."""
+    model = network(device, torch.float32)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = model(batch(model))
+    (y.float().square().mean() * SCALE).backward()
+    assert checked(model, new_scaler(device)) == []
+
+
+def test_transforms_have_no_gradients_in_memory(device):
+    model = Linear(6, 5).to(device, torch.float64)
+    params = {n: p.detach() for n, p in model.named_parameters()}
+
+    def loss(params):
+        return torch.func.functional_call(model, params, (batch(model),)).square().mean()
+
+    assert torch.func.grad(loss)(params)["weight"].any()
+    assert not fresh.recorded()
+
+
+def test_compiled_passes_record_nothing(device):
+    torch._dynamo.reset()
+    layer = Linear(6, 5).to(device, torch.float16)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    (compiled(batch(layer)).float().square().mean() * SCALE).backward()
+    assert not fresh.recorded()
+    assert checked(layer, new_scaler(device)) == []
+
+
+@pytest.mark.parametrize("kind", ["torch", "halfops"])
+@pytest.mark.parametrize("fused_unscale", [True, False])
+@pytest.mark.parametrize("explicit", [True, False])
+def test_clipping_after_a_scaler_unscaled(kind, fused_unscale, explicit, device):
+    """Also when the step is not the scaler's: the norm is that of what is in the gradients now."""
+    if kind == "halfops" and not explicit and not fused_unscale:
+        pytest.skip("covered by explicit")
+    ends = []
+    for enabled in (True, False):
+        with wgrad_stats(enabled):
+            torch.manual_seed(0)
+            model = network(device, torch.bfloat16)
+            optimizer = sgd(model, max_grad_norm=1e-2, fused_unscale=fused_unscale)
+            scalers = {"torch": torch.amp.GradScaler, "halfops": GradScaler}
+            scaler = started(scalers[kind](device.type, init_scale=SCALE))
+            backward(model)
+            if explicit:
+                scaler.unscale_(optimizer)
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+            ends.append(everything(model, optimizer))
+    for a, b in zip(*ends, strict=True):
+        assert torch.allclose(a, b, rtol=2 * UNIT[torch.bfloat16], atol=0)
+
+
+# -- who decides
+
+
+def test_zeros_are_counted_by_reading(device):
+    model = network(device)
+    backward(model)
+    scaler = new_scaler(device, count_zeros=True)
+    assert checked(model, scaler) == []
+    assert all(row.zeros is not None for row in scaler.report().tensors)
+
+
+def test_the_default_is_by_device():
+    with wgrad_stats(None):
+        assert fresh.wanted(torch.device("cuda"))
+        assert not fresh.wanted(torch.device("cpu"))
+        backward(network(torch.device("cpu")))
+        assert not fresh.recorded()
+
+
+def test_the_switch(device):
+    assert fresh.wanted(device)
+    with wgrad_stats(False):
+        assert not fresh.wanted(device)
+        with wgrad_stats(True):
+            assert fresh.wanted(device)
+        assert not fresh.wanted(device)
+    assert fresh.wanted(device)
+    wgrad_stats(False)
+    assert not fresh.wanted(device)
+    wgrad_stats(True)
+    assert fresh.wanted(device)
+    for wrong in (1, "cuda"):
+        with pytest.raises(TypeError, match=r"enabled: got .* wanted True, False, or None"):
+            wgrad_stats(wrong)
+    assert fresh.wanted(device)
+
+
+def test_switched_off_after_backward(device):
+    model = network(device)
+    backward(model)
+    with wgrad_stats(False):
+        for p in weights(model):
+            p.grad.data.mul_(2)  # what no counter sees
+        assert checked(model, new_scaler(device)) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("when", ["before backward", "before step"])
+def test_with_several_processes_gradients_are_read(processes, when, device, monkeypatch):
+    model = network(device)
+
+    def start():
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+
+    if when == "before backward":
+        start()
+    backward(model)
+    assert fresh.recorded() == (processes == 1 or when == "before step")
+    start()
+    assert checked(model, new_scaler(device)) == (names_of_weights(model) if processes == 1 else [])
+    with wgrad_stats(True, distributed=True):
+        model.zero_grad()
+        backward(model)
+        assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+class Graph:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("backward_in", "step_in", "used"),
+    [(None, None, True), ("a", "a", True), ("a", None, False), (None, "a", False), ("a", "b", False)],
+)
+def test_captures_use_their_own_statistics(backward_in, step_in, used, device, monkeypatch):
+    """Replays write statistics of their own graph only, and Python sees none of it."""
+    graphs = {"a": Graph(), "b": Graph(), None: None}
+    model = network(device)
+    monkeypatch.setattr(fresh, "_capture", lambda device: graphs[backward_in])
+    backward(model)
+    monkeypatch.setattr(fresh, "_capture", lambda device: graphs[step_in])
+    assert checked(model, new_scaler(device)) == (names_of_weights(model) if used else [])
+
+
+def test_a_capture_that_torch_cannot_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.delattr(torch.cuda.CUDAGraph, "get_currently_capturing_graph", raising=False)
+    device = torch.device("cuda")
+    assert fresh._capture(device) is not None
+    assert fresh._capture(device) is not fresh._capture(device)
+
+
+def test_statistics_that_nobody_takes_do_not_pile_up(device, monkeypatch):
+    monkeypatch.setattr(fresh, "_MOST", 8)
+    model = network(device)
+    for _ in range(3):
+        model.zero_grad()
+        backward(model)
+    assert len(fresh._records) == 8
+    # The oldest go: here the last layers', whose backward runs first. The next look finds the rest.
+    monkeypatch.setattr(fresh, "_MOST", 3)
+    model.zero_grad()
+    fresh._records.clear()
+    backward(model)
+    assert len(checked(model, new_scaler(device))) == 3
+
+
+def test_numbers_are_none_that_counting_reaches(device):
+    model = network(device)
+    backward(model)
+    numbers = [p.grad._version for p in weights(model)]
+    assert len(set(numbers)) == len(numbers)
+    assert all(2**31 <= n < 2**31 + 2**30 for n in numbers)
+    assert max(p.grad._version for p in model.parameters() if p.dim() == 1) < 2
+
+
+# -- what it means for training
+
+
+def train(make, device, enabled, **options):
+    """With overflows: a scale that grows after every second step. Weights, scales, where numbers came from."""
+    with wgrad_stats(enabled):
+        torch.manual_seed(0)
+        model = network(device)
+        optimizer = make(model, **options)
+        scaler = GradScaler(device.type, init_scale=2.0**10, growth_interval=2, named_parameters=model)
+        trace, sources = [], set()
+        for step in range(40):
+            optimizer.zero_grad()
+            loss = (model(batch(model, step)).float() - 1).square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            rows = scaler.report().tensors
+            scaler.update()
+            sources |= {row.source for row in rows if len(row.shape) == 2}
+            trace.append((scaler.get_scale(), scaler.last_step_skipped.item(), [row.nonfinite for row in rows]))
+        return everything(model, optimizer), trace, sources
+
+
+@each_optimizer
+def test_training_is_the_same_to_the_bit(make, device, access):
+    on, off = (train(make, device, enabled) for enabled in (True, False))
+    assert (on[2], off[2]) == ({"wgrad"}, {"read"})
+    skipped = [skipped for _, skipped, _ in on[1]]
+    assert 3 < sum(skipped) < 30, "the scale met its limit"
+    assert on[1] == off[1]
+    assert all_equal(on[0], off[0])
+
+
+def test_clipped_training_differs_by_the_norms_rounding(device, access):
+    """The sum of squares is added in another order: the clip factor may differ in its last bit."""
+    on, off = (train(sgd, device, enabled, max_grad_norm=1e-2) for enabled in (True, False))
+    assert (on[2], off[2]) == ({"wgrad"}, {"read"})
+    assert on[1] == off[1]
+    for a, b in zip(on[0], off[0], strict=True):
+        assert torch.allclose(a.float(), b.float(), rtol=2 * UNIT[torch.float16], atol=2.0**-24)
+
+
+def test_the_reports_table_says_it(device):
+    model = network(device)
+    scaler, optimizer = new_scaler(device, named_parameters=model), sgd(model)
+    backward(model)
+    scaler.step(optimizer)
+    lines = str(scaler.report()).splitlines()[1:]
+    assert ["  wgrad" in line for line in lines] == [p.dim() == 2 for p in model.parameters()]
+    assert ["  read" in line for line in lines] == [p.dim() != 2 for p in model.parameters()]
+    scaler.update()
+    scaler.step(optimizer)
+    assert "read" not in str(scaler.report())
