@@ -13,7 +13,7 @@ import torch
 from cases.amp import OPTIMIZERS, all_equal, everything, fill_gradients, network, started
 
 import halfops
-from halfops.amp import GradScaler
+from halfops.amp import GradScaler, grad_scaler
 from halfops.reference import scale as reference
 
 WIDE = {"min_scale": 1e-38, "max_scale": 3e38}  # as good as torch's none
@@ -310,6 +310,7 @@ def test_two_lists_overflow_at_once() -> None:
         p.grad = torch.full_like(p, math.nan)
     scaler.step(optimizer)
     assert all(torch.equal(p, torch.ones_like(p)) for p in parameters)
+    assert grad_scaler._any_on(torch.device("cpu"), [torch.ones(()), torch.zeros(()), torch.ones(())]).item() == 1
 
 
 def test_gradients_of_every_kind() -> None:

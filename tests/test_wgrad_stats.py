@@ -9,6 +9,7 @@ import pytest
 import torch
 from bounds import UNIT
 from cases.amp import all_equal, everything, started
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import halfops
@@ -151,9 +152,10 @@ def test_nothing_is_read_where_all_are_fresh(device, access, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("bias", [True, False])
 @each_optimizer
-def test_an_overflow_is_named(make, bad, device):
-    model = network(device)
+def test_an_overflow_is_named(make, bias, bad, device):
+    model = network(device, bias=bias)
     optimizer, scaler = make(model), new_scaler(device, named_parameters=model)
     backward(model)
     scaler.step(optimizer)  # makes the state
@@ -229,6 +231,11 @@ def in_inference_mode(p):
         p.grad.mul_(2)
 
 
+def inference_tensor(p):
+    with torch.inference_mode():
+        p.grad = p.grad * 2
+
+
 def other_memory(p):
     p.grad.data = p.grad * 2
 
@@ -247,6 +254,7 @@ CHANGES = {
     "zero_": lambda p: p.grad.zero_(),
     "copy_": rewritten,
     "inference_mode": in_inference_mode,
+    "an inference tensor": inference_tensor,
     "unscaled by torch": lambda p: torch._amp_foreach_non_finite_check_and_unscale_(
         [p.grad], torch.zeros(1, device=p.device), torch.full((1,), 0.5, device=p.device)
     ),
@@ -388,6 +396,30 @@ def test_transforms_have_no_gradients_in_memory(device):
     assert not fresh.recorded()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_batched_passes_have_none_either(dtype, device):
+    layer = Linear(6, 5).to(device, dtype)
+    grads = torch.ones(3, 7, 5, dtype=dtype, device=device)
+    (batched,) = torch.autograd.grad(layer(batch(layer)), layer.weight, grads, is_grads_batched=True)
+    assert batched.shape == (3, 5, 6)
+    assert not fresh.recorded()
+
+
+def test_fake_passes_record_nothing(device):
+    with FakeTensorMode():
+        layer = Linear(6, 5, device=device, dtype=torch.float16)
+        layer(torch.ones(7, 6, device=device).half()).sum().backward()
+    assert layer.weight.grad.shape == (5, 6)
+    assert not fresh.recorded()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_weights_without_elements(device):
+    layers = torch.nn.Sequential(Linear(6, 0), Linear(0, 4), Linear(4, 0, bias=False)).to(device, torch.float16)
+    layers(batch(layers)).float().sum().backward()
+    assert checked(layers, new_scaler(device)) == names_of_weights(layers)
+
+
 def test_compiled_passes_record_nothing(device):
     torch._dynamo.reset()
     layer = Linear(6, 5).to(device, torch.float16)
@@ -426,11 +458,12 @@ def test_clipping_after_a_scaler_unscaled(kind, fused_unscale, explicit, device)
 # -- who decides
 
 
-def test_zeros_are_counted_by_reading(device):
+@each_optimizer
+def test_zeros_are_counted_by_reading(make, device):
     model = network(device)
     backward(model)
     scaler = new_scaler(device, count_zeros=True)
-    assert checked(model, scaler) == []
+    assert checked(model, scaler, make(model)) == []
     assert all(row.zeros is not None for row in scaler.report().tensors)
 
 

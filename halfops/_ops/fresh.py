@@ -94,8 +94,9 @@ def wanted(device: torch.device) -> bool:
 
 def record(grad: Tensor, stats: Tensor) -> None:
     """Keeps the statistics [sum of squares, 1 if any element is not finite else 0, 0] of what is in `grad` now."""
-    # With a graph of the gradient (create_graph) autograd makes another tensor the .grad. Wrappers have no memory.
-    if torch.is_grad_enabled() or grad.is_inference() or not (_plain(grad) and _plain(stats)) or not grad.numel():
+    # With a graph of the gradient (create_graph) autograd makes another tensor the .grad. Wrappers and fakes have no
+    # memory.
+    if torch.is_grad_enabled() or grad.is_inference() or not (_plain(grad) and _plain(stats)):
         return
     capture = _capture(grad.device)
     entry = _Record(_place(grad), None if capture is None else weakref.ref(capture), stats.detach())
@@ -134,11 +135,7 @@ def combined(stats: Sequence[Tensor]) -> GradStats:
 
 
 def _plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) is Tensor
-        and tensor.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+    return type(tensor) is Tensor and tensor.layout is torch.strided and torch._C._has_storage(tensor)
 
 
 def _place(grad: Tensor) -> tuple[Any, ...]:
@@ -146,7 +143,7 @@ def _place(grad: Tensor) -> tuple[Any, ...]:
 
 
 def _holds(entry: _Record, grad: Tensor) -> bool:
-    if not _plain(grad) or entry.place != _place(grad):
+    if entry.place != _place(grad):
         return False
     # A captured kernel leaves statistics at each replay of its own graph: only what runs in the same replay may count
     # on them, and what a graph captures must not count on statistics from outside.

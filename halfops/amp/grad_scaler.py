@@ -393,7 +393,6 @@ def _float64_stats(gradients: list[Tensor], inv_scale: Tensor | None, count_zero
     if inv_scale is not None:
         found = torch.zeros((), dtype=torch.float32, device=gradients[0].device)
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, inv_scale)
-        torch.autograd.graph.increment_version(gradients)  # torch's op does not
     rows = []
     for gradient in gradients:
         nonfinite = gradient.isfinite().logical_not().any().double()
