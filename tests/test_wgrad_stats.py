@@ -9,90 +9,38 @@ import pytest
 import torch
 from bounds import UNIT
 from cases.amp import all_equal, everything, started
+from cases.wgrad_stats import (
+    SCALE,
+    backward,
+    batch,
+    bound,
+    checked,
+    each_optimizer,
+    names_of_weights,
+    network,
+    new_scaler,
+    on_every_device,
+    sgd,
+    torch_fused,
+    weights,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-import halfops
 import halfops.functional as H
 from halfops._ops import fresh, optim_plan
 from halfops._ops import scale as scale_ops
 from halfops.amp import GradScaler, wgrad_stats
-from halfops.nn import MLP, GatedMLP, Linear
+from halfops.nn import Linear
 from halfops.optim import worklist
 
 NEEDS_KERNEL = "linear"
-SCALE = 64.0
 
 
 @pytest.fixture(autouse=True)
 def everywhere():
-    """On the CPU, too."""
-    fresh._records.clear()
-    with wgrad_stats(True):
+    with on_every_device():
         yield
-    fresh._records.clear()
-
-
-def network(device, dtype=torch.float16, bias=True):
-    layers = [Linear(6, 8, activation="gelu", bias=bias), MLP(8, 9, 8, bias=bias), GatedMLP(8, 7, 8, bias=bias)]
-    return torch.nn.Sequential(*layers, Linear(8, 5, bias=bias)).to(device, dtype)
-
-
-def batch(model, seed=0):
-    weight = next(model.parameters())
-    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(seed))
-    return x.to(weight.device, weight.dtype)
-
-
-def backward(model, seed=0, scale=SCALE):
-    (model(batch(model, seed)).float().square().mean() * scale).backward()
-
-
-def weights(model):
-    return [p for p in model.parameters() if p.dim() == 2]
-
-
-def new_scaler(device, **options):
-    return started(GradScaler(device.type, init_scale=SCALE, **options))
-
-
-def sgd(model, **options):
-    return halfops.optim.SGD(model.parameters(), lr=1e-2, **options)
-
-
-def torch_fused(model):
-    return torch.optim.SGD(model.parameters(), lr=1e-2, fused=True)
-
-
-OPTIMIZERS = {"plan": sgd, "list": torch_fused}
-each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-
-
-def checked(model, scaler, optimizer=None):
-    """The report of one step, which must say what a read of the gradients says. Names of what was not read."""
-    optimizer = sgd(model) if optimizer is None else optimizer
-    names, params = zip(*((n, p) for n, p in model.named_parameters() if p.grad is not None), strict=True)
-    want = scale_ops.grad_stats([p.grad for p in params]).per_tensor.tolist()
-    scaler.step(optimizer)
-    scaler.update()
-    rows = scaler.report(optimizer, model=model).tensors
-    assert tuple(r.name for r in rows) == names
-    for row, p, (squares, nonfinite, _) in zip(rows, params, want, strict=True):
-        assert row.nonfinite == bool(nonfinite)
-        if not row.nonfinite:
-            assert row.norm * SCALE == pytest.approx(math.sqrt(squares), rel=bound(p), abs=0)
-    assert scaler.last_step_skipped.item() == any(nonfinite for _, nonfinite, _ in want)
-    return [row.name for row in rows if row.source == "wgrad"]
-
-
-def bound(p):
-    """Between two sums of squares: each in float64 in any order, or (one read of float16) first 16 each in float32."""
-    sums = (p.numel() + 64) * UNIT[torch.float64]
-    return 2 * (sums + (15 * UNIT[torch.float32] if p.dtype == torch.float16 else 0))
-
-
-def names_of_weights(model):
-    return [name for name, p in model.named_parameters() if p.dim() == 2]
 
 
 # -- fresh
@@ -434,8 +382,6 @@ def test_compiled_passes_record_nothing(device):
 @pytest.mark.parametrize("explicit", [True, False])
 def test_clipping_after_a_scaler_unscaled(kind, fused_unscale, explicit, device):
     """Also when the step is not the scaler's: the norm is that of what is in the gradients now."""
-    if kind == "halfops" and not explicit and not fused_unscale:
-        pytest.skip("covered by explicit")
     ends = []
     for enabled in (True, False):
         with wgrad_stats(enabled):
@@ -453,176 +399,3 @@ def test_clipping_after_a_scaler_unscaled(kind, fused_unscale, explicit, device)
             ends.append(everything(model, optimizer))
     for a, b in zip(*ends, strict=True):
         assert torch.allclose(a, b, rtol=2 * UNIT[torch.bfloat16], atol=0)
-
-
-# -- who decides
-
-
-@each_optimizer
-def test_zeros_are_counted_by_reading(make, device):
-    model = network(device)
-    backward(model)
-    scaler = new_scaler(device, count_zeros=True)
-    assert checked(model, scaler, make(model)) == []
-    assert all(row.zeros is not None for row in scaler.report().tensors)
-
-
-def test_the_default_is_by_device():
-    with wgrad_stats(None):
-        assert fresh.wanted(torch.device("cuda"))
-        assert not fresh.wanted(torch.device("cpu"))
-        backward(network(torch.device("cpu")))
-        assert not fresh.recorded()
-
-
-def test_the_switch(device):
-    assert fresh.wanted(device)
-    with wgrad_stats(False):
-        assert not fresh.wanted(device)
-        with wgrad_stats(True):
-            assert fresh.wanted(device)
-        assert not fresh.wanted(device)
-    assert fresh.wanted(device)
-    wgrad_stats(False)
-    assert not fresh.wanted(device)
-    wgrad_stats(True)
-    assert fresh.wanted(device)
-    for wrong in (1, "cuda"):
-        with pytest.raises(TypeError, match=r"enabled: got .* wanted True, False, or None"):
-            wgrad_stats(wrong)
-    assert fresh.wanted(device)
-
-
-def test_switched_off_after_backward(device):
-    model = network(device)
-    backward(model)
-    with wgrad_stats(False):
-        for p in weights(model):
-            p.grad.data.mul_(2)  # what no counter sees
-        assert checked(model, new_scaler(device)) == []
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("when", ["before backward", "before step"])
-def test_with_several_processes_gradients_are_read(processes, when, device, monkeypatch):
-    model = network(device)
-
-    def start():
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
-
-    if when == "before backward":
-        start()
-    backward(model)
-    assert fresh.recorded() == (processes == 1 or when == "before step")
-    start()
-    assert checked(model, new_scaler(device)) == (names_of_weights(model) if processes == 1 else [])
-    with wgrad_stats(True, distributed=True):
-        model.zero_grad()
-        backward(model)
-        assert checked(model, new_scaler(device)) == names_of_weights(model)
-
-
-class Graph:
-    pass
-
-
-@pytest.mark.parametrize(
-    ("backward_in", "step_in", "used"),
-    [(None, None, True), ("a", "a", True), ("a", None, False), (None, "a", False), ("a", "b", False)],
-)
-def test_captures_use_their_own_statistics(backward_in, step_in, used, device, monkeypatch):
-    """Replays write statistics of their own graph only, and Python sees none of it."""
-    graphs = {"a": Graph(), "b": Graph(), None: None}
-    model = network(device)
-    monkeypatch.setattr(fresh, "_capture", lambda device: graphs[backward_in])
-    backward(model)
-    monkeypatch.setattr(fresh, "_capture", lambda device: graphs[step_in])
-    assert checked(model, new_scaler(device)) == (names_of_weights(model) if used else [])
-
-
-def test_a_capture_that_torch_cannot_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.delattr(torch.cuda.CUDAGraph, "get_currently_capturing_graph", raising=False)
-    device = torch.device("cuda")
-    assert fresh._capture(device) is not None
-    assert fresh._capture(device) is not fresh._capture(device)
-
-
-def test_statistics_that_nobody_takes_do_not_pile_up(device, monkeypatch):
-    monkeypatch.setattr(fresh, "_MOST", 8)
-    model = network(device)
-    for _ in range(3):
-        model.zero_grad()
-        backward(model)
-    assert len(fresh._records) == 8
-    # The oldest go: here the last layers', whose backward runs first. The next look finds the rest.
-    monkeypatch.setattr(fresh, "_MOST", 3)
-    model.zero_grad()
-    fresh._records.clear()
-    backward(model)
-    assert len(checked(model, new_scaler(device))) == 3
-
-
-def test_numbers_are_none_that_counting_reaches(device):
-    model = network(device)
-    backward(model)
-    numbers = [p.grad._version for p in weights(model)]
-    assert len(set(numbers)) == len(numbers)
-    assert all(2**31 <= n < 2**31 + 2**30 for n in numbers)
-    assert max(p.grad._version for p in model.parameters() if p.dim() == 1) < 2
-
-
-# -- what it means for training
-
-
-def train(make, device, enabled, **options):
-    """With overflows: a scale that grows after every second step. Weights, scales, where numbers came from."""
-    with wgrad_stats(enabled):
-        torch.manual_seed(0)
-        model = network(device)
-        optimizer = make(model, **options)
-        scaler = GradScaler(device.type, init_scale=2.0**10, growth_interval=2, named_parameters=model)
-        trace, sources = [], set()
-        for step in range(40):
-            optimizer.zero_grad()
-            loss = (model(batch(model, step)).float() - 1).square().mean()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            rows = scaler.report().tensors
-            scaler.update()
-            sources |= {row.source for row in rows if len(row.shape) == 2}
-            trace.append((scaler.get_scale(), scaler.last_step_skipped.item(), [row.nonfinite for row in rows]))
-        return everything(model, optimizer), trace, sources
-
-
-@each_optimizer
-def test_training_is_the_same_to_the_bit(make, device, access):
-    on, off = (train(make, device, enabled) for enabled in (True, False))
-    assert (on[2], off[2]) == ({"wgrad"}, {"read"})
-    skipped = [skipped for _, skipped, _ in on[1]]
-    assert 3 < sum(skipped) < 30, "the scale met its limit"
-    assert on[1] == off[1]
-    assert all_equal(on[0], off[0])
-
-
-def test_clipped_training_differs_by_the_norms_rounding(device, access):
-    """The sum of squares is added in another order: the clip factor may differ in its last bit."""
-    on, off = (train(sgd, device, enabled, max_grad_norm=1e-2) for enabled in (True, False))
-    assert (on[2], off[2]) == ({"wgrad"}, {"read"})
-    assert on[1] == off[1]
-    for a, b in zip(on[0], off[0], strict=True):
-        assert torch.allclose(a.float(), b.float(), rtol=2 * UNIT[torch.float16], atol=2.0**-24)
-
-
-def test_the_reports_table_says_it(device):
-    model = network(device)
-    scaler, optimizer = new_scaler(device, named_parameters=model), sgd(model)
-    backward(model)
-    scaler.step(optimizer)
-    lines = str(scaler.report()).splitlines()[1:]
-    assert ["  wgrad" in line for line in lines] == [p.dim() == 2 for p in model.parameters()]
-    assert ["  read" in line for line in lines] == [p.dim() != 2 for p in model.parameters()]
-    scaler.update()
-    scaler.step(optimizer)
-    assert "read" not in str(scaler.report())

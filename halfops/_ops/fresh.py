@@ -147,7 +147,8 @@ def _holds(entry: _Record, grad: Tensor) -> bool:
         return False
     # A captured kernel leaves statistics at each replay of its own graph: only what runs in the same replay may count
     # on them, and what a graph captures must not count on statistics from outside.
-    return (None if entry.capture is None else entry.capture()) is _capture(grad.device)
+    current = _capture(grad.device)
+    return current is None if entry.capture is None else current is not None and entry.capture() is current
 
 
 def _capture(device: torch.device) -> Any:

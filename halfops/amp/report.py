@@ -54,7 +54,8 @@ class Report:
             source = f"  {t.source:5}" if spared else ""
             zeros = "" if t.zeros is None else f"  {t.zeros / max(t.numel, 1):7.2%} zeros"
             mark = "  non-finite" if t.nonfinite else ""
-            lines.append(f"  {t.name:{width}}  {str(t.dtype)[6:]:8}  norm {t.norm:10.4g}{source}{zeros}{mark}")
+            line = f"  {t.name:{width}}  {str(t.dtype)[6:]:8}  norm {t.norm:10.4g}{source}{zeros}{mark}"
+            lines.append(line.rstrip())
         return "\n".join(lines)
 
 
