@@ -2,12 +2,11 @@
 // registers.
 #include "linear/rows.cuh"
 
-#define HALFOPS_LEFT_OUT(T, row)                                                                                     \
-    template <>                                                                                                      \
-    cudaError_t halfops::linear::launch_row<halfops::T, row>(const halfops::linear::GemmArguments&,                  \
-                                                             halfops::linear::Major, halfops::linear::Major,         \
-                                                             cudaStream_t) {                                         \
-        return cudaErrorInvalidValue;                                                                                \
+#define HALFOPS_LEFT_OUT(T, row)                                                                               \
+    template <>                                                                                                \
+    cudaError_t halfops::linear::launch_row<halfops::T, row>(                                                  \
+        const halfops::linear::GemmArguments&, halfops::linear::Major, halfops::linear::Major, cudaStream_t) { \
+        return cudaErrorInvalidValue;                                                                          \
     }
 HALFOPS_LEFT_OUT(bf16, 0)
 HALFOPS_LEFT_OUT(bf16, 1)
