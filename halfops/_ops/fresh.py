@@ -99,7 +99,7 @@ def record(grad: Tensor, stats: Tensor) -> None:
     if torch.is_grad_enabled() or grad.is_inference() or not (_plain(grad) and _plain(stats)):
         return
     capture = _capture(grad.device)
-    entry = _Record(_place(grad), None if capture is None else weakref.ref(capture), stats.detach())
+    entry = _Record(_place(grad), None if capture is None else weakref.ref(capture), stats)
     with _lock:
         _count_unscaling()
         version = next(_numbers)
