@@ -47,12 +47,8 @@ __device__ __forceinline__ Vector16 gather(const char* from, int64_t stride, int
     return chunk.vector[0];
 }
 
-// Sixteen bytes from an address that is a multiple of 2: out of the two aligned sixteens around them. Loads of
-// neighbouring threads overlap, so most of the second ones come from L1.
-__device__ __forceinline__ Vector16 straddling(const char* from) {
-    const auto shift = reinterpret_cast<uint64_t>(from) % kChunkBytes;
-    const auto* aligned = in_global_memory(reinterpret_cast<const Vector16*>(from - shift));
-    const Vector16 low = aligned[0], high = aligned[1];
+// Sixteen bytes that begin `shift` bytes, a multiple of 2, into the first of two aligned sixteens.
+__device__ __forceinline__ Vector16 straddling(const Vector16& low, const Vector16& high, unsigned shift) {
     uint32_t word[8];
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
@@ -69,36 +65,51 @@ __device__ __forceinline__ Vector16 straddling(const char* from) {
     return chunk;
 }
 
+// Through registers, from any address: what is not aligned is the aligned sixteen bytes around it, of which the second
+// ones are mostly in L1 already, as a neighbour's first. fetch() only asks for them; they are put together in store(),
+// a stage later, so that no load waits for another.
 template <class T, class Lines>
 class StagedCopy {
   public:
     // stride: elements from one to the next along a line.
     __device__ __forceinline__ void fetch(const Lines& lines, int depth, int64_t stride, const Bounds& bounds) {
+        straddles_ = 0;
 #pragma unroll
         for (int i = 0; i < Lines::kCount; ++i) {
             if (!lines.has(i)) continue;
             const char* from = lines.source(i);
             const int elements = lines.elements(i, depth);
             const uint64_t address = reinterpret_cast<uint64_t>(from), shift = address % kChunkBytes;
+            const auto* aligned = in_global_memory(reinterpret_cast<const Vector16*>(from - shift));
             const bool whole = elements == kChunkElements && stride == 1;
             if (whole && shift == 0) {
-                chunks_[i] = *in_global_memory(reinterpret_cast<const Vector16*>(from));
+                low_[i] = *aligned;
             } else if (whole && address - shift >= bounds.begin && address - shift + 2 * kChunkBytes <= bounds.end) {
-                chunks_[i] = straddling(from);
+                low_[i] = aligned[0];
+                high_[i] = aligned[1];
+                straddles_ |= 1u << i;
             } else {
-                chunks_[i] = gather<T>(from, stride, elements);
+                low_[i] = gather<T>(from, stride, elements);
             }
         }
     }
+    // The chunks of the last fetch; the lines are still where they were then.
     __device__ __forceinline__ void store(const Lines& lines, char* tile) const {
 #pragma unroll
         for (int i = 0; i < Lines::kCount; ++i) {
-            if (lines.has(i)) *reinterpret_cast<Vector16*>(tile + lines.offset(i)) = chunks_[i];
+            if (!lines.has(i)) continue;
+            Vector16 chunk = low_[i];
+            if ((straddles_ >> i & 1u) != 0) {
+                const uint64_t address = reinterpret_cast<uint64_t>(lines.source(i));
+                chunk = straddling(low_[i], high_[i], static_cast<unsigned>(address % kChunkBytes));
+            }
+            *reinterpret_cast<Vector16*>(tile + lines.offset(i)) = chunk;
         }
     }
 
   private:
-    Vector16 chunks_[Lines::kCount];
+    Vector16 low_[Lines::kCount], high_[Lines::kCount];
+    unsigned straddles_;  // a bit for each line whose chunk is in two parts
 };
 
 }  // namespace halfops::linear
