@@ -1,4 +1,4 @@
-// The linear room's front door, called with arrays. Included behind the rows of policies that a program leaves out.
+// The linear room's front door, called with arrays.
 #pragma once
 
 #include <list>
