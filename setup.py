@@ -20,8 +20,8 @@ from typing import Any
 from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-# 8.0 runs on every later card through its PTX; 9.0a is Hopper with wgmma and TMA.
-DEFAULT_ARCHS = "8.0+PTX;9.0a"
+# Turing; Ampere and Ada, and through PTX every later card; Hopper with wgmma and TMA. docs/install.md has the figures.
+DEFAULT_ARCHS = "7.5;8.0+PTX;9.0a"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
 # Contraction off: a*b+c is two roundings on every machine. The other two change no value; they let loops vectorise.
 CXX_FLAGS = [
@@ -130,6 +130,11 @@ def jobs(environ: Mapping[str, str], cores: int, memory: int) -> int:
     return int(asked) if asked else max(1, min(cores, int(memory * 0.75 / 2e9)))
 
 
+def compression(toolkit: Toolkit) -> list[str]:
+    """Makes device code with its line numbers a tenth of the size. Drivers of CUDA 13 and later can all unpack it."""
+    return ["--compress-mode=size"] if int(toolkit.version.split(".")[0]) >= 13 else []
+
+
 def csrc(*suffixes: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.suffix in suffixes)
 
@@ -172,6 +177,7 @@ def compiled() -> dict[str, Any]:
     libraries, library_dirs = ["dl"], []
     if decision.cuda and toolkit is not None:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHS)
+        nvcc += compression(toolkit)
         cpp_extension.CUDA_HOME = str(toolkit.root)  # torch's own guess is None on a CPU build
         os.environ["CUDA_HOME"] = str(toolkit.root)
         libraries += ["cudart_static", "rt", "pthread"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import halfops
+from halfops.cli import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -142,6 +143,16 @@ def test_available_memory_respects_the_cgroup(tmp_path):
     (cgroup / "memory").mkdir()
     (cgroup / "memory" / "memory.limit_in_bytes").write_text("4000\n")
     assert setup.available_memory(proc, cgroup) == 4000
+
+
+def test_device_code_is_compressed_where_every_driver_can_unpack_it():
+    assert setup.compression(setup.Toolkit(Path("/opt/cuda"), "13.0")) == ["--compress-mode=size"]
+    assert setup.compression(setup.Toolkit(Path("/opt/cuda"), "12.9")) == []  # before 12.8 nvcc has no such option
+
+
+@pytest.mark.parametrize("card", ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"])
+def test_the_default_serves_every_card_from_turing_on(card):
+    assert doctor.covers(setup.DEFAULT_ARCHS, card)
 
 
 # --- what is built and shipped --------------------------------------------------------------------------------------

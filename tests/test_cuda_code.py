@@ -10,7 +10,7 @@ import os
 import re
 
 import pytest
-from cuda_code import kernels, ptx, report, sass, units
+from cuda_code import kernels, products, ptx, report, sass, units
 
 pytestmark = [
     pytest.mark.slow,
@@ -113,12 +113,25 @@ def test_loops_load_and_store_16_bytes_and_all_loads_are_in_flight(source, arch)
 
 
 @needs_disassembler
+@pytest.mark.skipif(not units.INSTANCES, reason="no matrix products here")
+@pytest.mark.parametrize(("source", "arch"), [pair for pair in units.PAIRS if pair[0] in units.INSTANCES])
+def test_products_are_made_of_tensor_core_instructions_and_16_byte_copies(source, arch):
+    functions = sass.functions(units.unit(source, arch).sass)
+    found = products.kernels(source, arch)
+    assert found
+    for dtype, tile, used in found:
+        assert products.wrong_resources(tile, used) == "", tile.name
+        assert products.wrong_code(dtype, tile, arch, functions[used.name].code) == "", tile.name
+
+
+@needs_disassembler
 def test_the_page_has_these_figures():
     page = (units.ROOT / "docs" / "kernels.md").read_text()
     version = units.setup.find_toolkit(os.environ).version
     if f"nvcc {version} " not in page:
         pytest.skip(f"the page has the figures of another nvcc than {version}")
     assert page.split("<!-- kernels -->\n")[1].split("\n<!-- /kernels -->")[0] == report.table()
+    assert page.split("<!-- products -->\n")[1].split("\n<!-- /products -->")[0] == products.table()
 
 
 # --- the checks can fail --------------------------------------------------------------------------------------------
@@ -206,3 +219,41 @@ def test_a_load_that_waits_for_another_is_found(planted):
     assert wrong_loop(loop, kernels.Loop("", 4, 2, 8), 0, in_flight=4).startswith("2 of 4 loads are in flight")
     assert wrong_loop(loop, kernels.Loop("", 3, 2, 8), 0, in_flight=2).startswith("4 loads of 16 bytes, wanted 3")
     assert wrong_loop(loop, kernels.Loop("", 4, 3, 8), 0, in_flight=2).startswith("2 stores of 16 bytes, wanted 3")
+
+
+TILE = products.Tile("128x128x32", 128, 128, 32, 4, 2, 2, asynchronous=True, blocks=2)
+GOOD = {"HMMA.16816.F32": 64, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.LTC128B.128.ZFILL": 16}
+
+
+def wrong_mix(changed: dict[str, int], tile: products.Tile = TILE) -> str:
+    counts = {**GOOD, **changed}
+    code = [sass.Instruction("", opcode, "") for opcode, count in counts.items() for _ in range(count)]
+    return products.wrong_code("halfops::f16", tile, "80", code)
+
+
+def test_a_product_without_its_instructions_is_found():
+    assert wrong_mix({}) == ""
+    assert "wanted HMMA.16816.F32 and 64 a stage" in wrong_mix({"HMMA.16816.F32": 0})
+    assert "wanted HMMA.16816.F32 and 64 a stage" in wrong_mix({"HMMA.16816.F32": 63})
+    assert "wanted HMMA.16816.F32" in wrong_mix({"HMMA.16816.F16": 1})
+    assert "of four matrices each" in wrong_mix({"LDSM.16.M88.4": 15})
+    assert "of four matrices each" in wrong_mix({"LDSM.16.M88.2": 1})
+    assert "past the first-level cache" in wrong_mix({"LDGSTS.E.BYPASS.LTC128B.128.ZFILL": 0})
+    assert "past the first-level cache" in wrong_mix({"LDGSTS.E.64": 1})
+    assert "LDL" in wrong_mix({"LDL": 1})
+    assert "wanted none" in wrong_mix({}, dataclasses.replace(TILE, asynchronous=False))
+
+
+def test_a_product_with_too_many_registers_is_found():
+    used = units.Resources("", stack=0, spilled=0, registers=255, shared=0)
+    assert products.wrong_resources(TILE, used) == ""
+    assert "for 3 blocks" in products.wrong_resources(dataclasses.replace(TILE, blocks=3), used)
+    assert "spilled" in products.wrong_resources(TILE, dataclasses.replace(used, spilled=4))
+
+
+def test_the_table_of_tiles_is_read_whole():
+    """Every instance names a row of the table, and every row has instances."""
+    if not units.INSTANCES:
+        pytest.skip("no matrix products here")
+    rows = {int(row) for s in units.INSTANCES for row in re.findall(r"ROW\(\w+, (\d+)\)", (units.ROOT / s).read_text())}
+    assert rows == set(range(len(products.tiles())))

@@ -17,8 +17,16 @@ struct Bounds {
 template <class Lines>
 class AsyncCopy {
   public:
-    __device__ __forceinline__ static void issue(const Lines& lines, int depth, char* tile) {
+    __device__ __forceinline__ static void issue(const Lines& lines, char* tile) {
 #pragma unroll
+        for (int i = 0; i < Lines::kCount; ++i) {
+            if (lines.has(i)) ptx::cp_async_16(tile + lines.offset(i), lines.source(i), lines.elements(i) * 2);
+        }
+    }
+    // The stage in which K ends. A loop, so that the compiler branches around it: predicated, it would take issue slots
+    // in all the other stages.
+    __device__ __forceinline__ static void issue(const Lines& lines, int depth, char* tile) {
+#pragma unroll 1
         for (int i = 0; i < Lines::kCount; ++i) {
             if (lines.has(i)) ptx::cp_async_16(tile + lines.offset(i), lines.source(i), lines.elements(i, depth) * 2);
         }

@@ -57,11 +57,11 @@ __device__ __forceinline__ void gradient_of_eight(Activation activation, float (
 __device__ __forceinline__ void gated_gradient_of_eight(Activation activation, float (&v)[kEight],
                                                         float (&gate)[kEight], float (&up)[kEight]) {
     with_activation(activation, [&](auto a) {
-        using G = Gated<decltype(a)>;
+        using A = decltype(a);
         by_fours(
             [&](int j) {
-                const float of_gate = G::gate_gradient(v[j], gate[j], up[j]);
-                up[j] = G::up_gradient(v[j], gate[j]);
+                const float of_gate = GateGradient<A>{}(v[j], gate[j], up[j]);
+                up[j] = UpGradient<A>{}(v[j], gate[j]);
                 v[j] = of_gate;
             },
             v, gate, up);
@@ -74,7 +74,7 @@ __device__ __forceinline__ void activate_eight(Activation activation, float (&z)
 
 __device__ __forceinline__ void gate_eight(Activation activation, float (&z)[kEight], float (&up)[kEight]) {
     with_activation(activation,
-                    [&](auto a) { by_fours([&](int j) { z[j] = Gated<decltype(a)>::value(z[j], up[j]); }, z, up); });
+                    [&](auto a) { by_fours([&](int j) { z[j] = Gate<decltype(a)>{}(z[j], up[j]); }, z, up); });
 }
 
 // The patches of a warp in shared memory, sixteen rows of kColumns floats, in the order of their columns but for one

@@ -12,7 +12,7 @@ inline constexpr unsigned kFinishThreads = kFinishWarps * kWarpSize;
 
 // A patch a warp, of all tiles; those in one piece are done already. Pieces are added in the order of K.
 template <int kColumns>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 4)
     finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy) {
     constexpr int kFloats = Patch<kColumns>::kFloats, kEights = kColumns / kEight;
     auto& patches_of_block = shared_array<Policy, Vector16, kFinishWarps * 2 * kFloats / 4>();

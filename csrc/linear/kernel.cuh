@@ -4,6 +4,7 @@
 #include "collective/shared.cuh"
 #include "linear/epilogue.cuh"
 #include "linear/mainloop.cuh"
+#include "ptx/prefetch.cuh"
 
 namespace halfops::linear {
 
@@ -59,6 +60,34 @@ __device__ __forceinline__ SumSlots sum_slots(const Schedule& schedule, int64_t 
     const int64_t row = (place.batch * schedule.tiles_m + place.m) * warps_m + warp_row;
     const int64_t warp = tile * warps_m * warps_n + warp_row * warps_n + warp_column;
     return {row * patches + patch, warp * patches + patch};
+}
+
+// A tile's part of a matrix that the epilogue reads, on its way to L2 while the products are summed: there a load takes
+// a third of what it takes from memory, and an epilogue waits for one a row.
+template <class Config>
+__device__ __forceinline__ void prefetch(const Sheet& sheet, int64_t row, int64_t end, int64_t col, int64_t cols) {
+    if (sheet.data == nullptr || sheet.col_stride != 1) return;
+    constexpr int kLine = 128;
+    const int64_t bytes = bytes_of(sheet.dtype), width = smaller(Config::kPolicy.n, cols - col) * bytes;
+    const int lines = static_cast<int>(ceil_div(width, kLine));
+    for (int i = static_cast<int>(threadIdx.x); i < Config::kPolicy.m * lines; i += Config::kThreads) {
+        const int64_t at = row + i / lines;
+        if (at >= end) return;
+        const char* begin = static_cast<const char*>(sheet.data) + (at * sheet.row_stride + col) * bytes;
+        ptx::prefetch_l2(begin + i % lines * kLine);
+    }
+}
+
+template <class Config>
+__device__ __forceinline__ void prefetch(const GemmArguments& arguments, const Work& work) {
+    const EpilogueArguments& e = arguments.epilogue;
+    if (!arguments.schedule.is_whole(work.piece)) return;
+    constexpr Policy p = Config::kPolicy;
+    const int64_t above = work.place.batch * arguments.operands.m, row = above + work.place.m * p.m;
+    const int64_t end = above + smaller(arguments.operands.m, (work.place.m + 1) * p.m), col = work.place.n * p.n;
+    prefetch<Config>(e.grad_preact, row, end, col, e.cols);
+    prefetch<Config>(e.grad_up, row, end, col, e.cols);
+    prefetch<Config>(e.c, row, end, col, e.cols);
 }
 
 template <class Config>
@@ -141,6 +170,7 @@ __global__ void __launch_bounds__(threads_of(kPolicies[kRow]), kPolicies[kRow].b
                     for (int r = 0; r < 4; ++r) sums.of[i][j][r] = 0.0f;
                 }
             }
+            prefetch<C>(arguments, work);
             if constexpr (C::kPolicy.copy == Copy::async) {
                 run_async<C>(arguments.operands, work, shared, sums);
             } else {

@@ -37,6 +37,13 @@ class Lines {
         from_ = static_cast<const char*>(operand.data) +
                 (offset + at * operand.mn_stride + k * operand.k_stride) * kElementBytes;
         line_bytes_ = line * step_ * kElementBytes;
+        if constexpr (kMajor == Major::k) {
+            present_ = 0;
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) present_ |= static_cast<unsigned>(i * step_ < extent_) << i;
+        } else {
+            present_ = static_cast<unsigned>(extent_ < kChunkElements ? extent_ : kChunkElements);
+        }
         if constexpr (!kSideBySide) stage_bytes_ = operand.k_stride * kDepth * kElementBytes;
     }
     __device__ __forceinline__ void advance() {
@@ -52,13 +59,17 @@ class Lines {
     // Which of two alternating operands this thread's chunks belong to.
     __device__ __forceinline__ int which() const { return (kMajor == Major::k ? line_ / kChunkElements : chunk_) % 2; }
 
-    // Line i of this thread: whether the tile has it, its place, its source, and how many of its elements exist where
-    // `depth` elements of K are left.
+    // Line i of this thread: whether the tile has it, its place, its source, and how many of its elements exist: in a
+    // stage that K fills, or where `depth` elements of K are left.
     __device__ __forceinline__ bool has(int i) const {
         return Tile::kLines % kStride == 0 || line_ + i * kStride < Tile::kLines;
     }
     __device__ __forceinline__ int offset(int i) const { return Tile::offset(line_ + i * kStride, chunk_); }
     __device__ __forceinline__ const char* source(int i) const { return from_ + i * line_bytes_; }
+    __device__ __forceinline__ int elements(int i) const {
+        if constexpr (kMajor == Major::k) return (present_ >> i & 1u) != 0 ? kChunkElements : 0;
+        return static_cast<int>(present_);
+    }
     __device__ __forceinline__ int elements(int i, int depth) const {
         const int lines = kMajor == Major::k ? extent_ : depth - line_;
         const int along = kMajor == Major::k ? depth - chunk_ * kChunkElements : extent_;
@@ -70,6 +81,8 @@ class Lines {
     static constexpr int kElementBytes = 2;
     int line_, chunk_, step_;
     int extent_;  // rows from the thread's first on, of which a tile has at most kExtent
+    // Where K fills the stage: a bit for each line that is there, or how many elements every line has.
+    unsigned present_;
     int64_t line_bytes_, stage_bytes_;
     const char* from_;
 };

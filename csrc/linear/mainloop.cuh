@@ -58,6 +58,8 @@ class Feed {
         begin(product_ == 0 ? first : first - steps);
     }
 
+    // Whether K certainly fills the stage.
+    __device__ __forceinline__ bool is_full() const { return left_ > 1; }
     // Elements of K that the stage has.
     __device__ __forceinline__ int depth() const {
         return left_ > 1 ? kDepth : static_cast<int>(operands_.k - (stages() - 1) * static_cast<int64_t>(kDepth));
@@ -182,8 +184,13 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
     const auto issue = [&](int step, int stage) {
         if (step < steps) {
             char* to = shared + stage * Config::kStageBytes;
-            AsyncCopy<typename Config::LinesA>::issue(feed.a, feed.depth(), to);
-            AsyncCopy<typename Config::LinesB>::issue(feed.b, feed.depth(), to + Config::TileA::kBytes);
+            if (feed.is_full()) {
+                AsyncCopy<typename Config::LinesA>::issue(feed.a, to);
+                AsyncCopy<typename Config::LinesB>::issue(feed.b, to + Config::TileA::kBytes);
+            } else {
+                AsyncCopy<typename Config::LinesA>::issue(feed.a, feed.depth(), to);
+                AsyncCopy<typename Config::LinesB>::issue(feed.b, feed.depth(), to + Config::TileA::kBytes);
+            }
             feed.advance();
         }
         ptx::cp_async_commit();  // an empty group too: waiting counts groups
@@ -198,21 +205,16 @@ __device__ __forceinline__ void run_async(const Operands& operands, const Work& 
     int read = 0, written = kStages - 1;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
+        const char* stage = shared + read * Config::kStageBytes;
+        issue(step + kStages - 1, written);
+        written = written + 1 == kStages ? 0 : written + 1;
 #pragma unroll
-        for (int inner = 0; inner < Config::kInner; ++inner) {
-            const bool last = inner == Config::kInner - 1;
-            if (last) {
-                read = read + 1 == kStages ? 0 : read + 1;
-                ptx::cp_async_wait<kStages - 2>();
-                __syncthreads();  // the next stage has arrived, and this one has been read
-            }
-            if (inner == 0) {
-                issue(step + kStages - 1, written);
-                written = written + 1 == kStages ? 0 : written + 1;
-            }
-            // Behind the last step this reads a stage that has nothing for it, and nobody uses it.
-            warp.multiply(sums, inner, shared + read * Config::kStageBytes, last ? 0 : inner + 1);
-        }
+        for (int inner = 0; inner + 1 < Config::kInner; ++inner) warp.multiply(sums, inner, stage, inner + 1);
+        read = read + 1 == kStages ? 0 : read + 1;
+        ptx::cp_async_wait<kStages - 2>();
+        __syncthreads();  // the next stage has arrived, and this one has been read
+        // Behind the last step this reads a stage that has nothing for it, and nobody uses it.
+        warp.multiply(sums, Config::kInner - 1, shared + read * Config::kStageBytes, 0);
     }
     __syncthreads();  // shared memory is free for what comes next
 }

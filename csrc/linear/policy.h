@@ -23,30 +23,29 @@ struct Policy {
     int warps_m, warps_n;
     Copy copy;
     int blocks_per_multiprocessor;  // that registers and shared memory of sm_80 allow; __launch_bounds__ holds to it
-    // Of the tensor pipes' rate while the tile's loop runs: the smaller of 1 and what shared memory can feed. Counted
-    // on paper (docs/kernels.md), not yet measured.
-    float rate;
 };
 
-// | row          | bytes from shared memory for an output and a k | why it is here                                  |
-// | 128x256      | 64x64 of a warp: 1/32 + 1/32                   | large outputs: least traffic from L2            |
-// | 256x128      | the same                                       | the same, where M is the longer side            |
-// | 128x128      | the same, two blocks a multiprocessor          | one block's epilogue hides in the other's loop  |
-// | 64x128       | 32x64: 1/32 + 1/16                             | outputs too small to fill a device with 128x128 |
-// | 64x64        | 32x32: 1/16 + 1/16                             | smaller ones                                    |
-// | 32x128       | 32x32                                          | M to 32: bound by the weight's way from memory  |
-// | 16x128       | 16x32                                          | M to 16                                         |
-// | *, staged    | 64x32, 32x32                                   | odd leading dimensions, any strides, sm_75      |
+// Evidence so far is counted (docs/kernels.md), not yet measured:
+//
+// | row       | tensor : shared clocks of a stage | why it is here                                             |
+// | 128x256   | 1024 : 704                        | large outputs: the fewest bytes from L2, 24 a clock        |
+// | 256x128   | 1024 : 704                        | the same, where M is the longer side                       |
+// | 128x128   | 512 : 384                         | two blocks: one's epilogue hides in the other's loop       |
+// | 64x128    | 256 : 288                         | outputs too small to fill a device with 128x128            |
+// | 64x64     | 256 : 384                         | smaller ones                                               |
+// | 32x128    | 256 : 416                         | M to 32: bound by the weight's way from memory             |
+// | 16x128    | 128 : 336                         | M to 16                                                    |
+// | *, staged | 512 : 512, 128 : 192              | odd leading dimensions, any strides, sm_75                 |
 inline constexpr Policy kPolicies[] = {
-    {"128x256x32", 128, 256, 32, 4, 2, 4, Copy::async, 1, 0.90f},
-    {"256x128x32", 256, 128, 32, 4, 4, 2, Copy::async, 1, 0.90f},
-    {"128x128x32", 128, 128, 32, 4, 2, 2, Copy::async, 2, 0.88f},
-    {"64x128x32", 64, 128, 32, 4, 2, 2, Copy::async, 2, 0.75f},
-    {"64x64x64", 64, 64, 64, 3, 2, 2, Copy::async, 3, 0.60f},
-    {"32x128x64", 32, 128, 64, 4, 1, 4, Copy::async, 2, 0.50f},
-    {"16x128x64", 16, 128, 64, 5, 1, 4, Copy::async, 2, 0.30f},
-    {"128x128x32 staged", 128, 128, 32, 2, 2, 4, Copy::staged, 1, 0.45f},
-    {"64x64x32 staged", 64, 64, 32, 2, 2, 2, Copy::staged, 2, 0.30f},
+    {"128x256x32", 128, 256, 32, 4, 2, 4, Copy::async, 1},
+    {"256x128x32", 256, 128, 32, 4, 4, 2, Copy::async, 1},
+    {"128x128x32", 128, 128, 32, 4, 2, 2, Copy::async, 2},
+    {"64x128x32", 64, 128, 32, 4, 2, 2, Copy::async, 2},
+    {"64x64x64", 64, 64, 64, 3, 2, 2, Copy::async, 3},
+    {"32x128x64", 32, 128, 64, 4, 1, 4, Copy::async, 2},
+    {"16x128x64", 16, 128, 64, 5, 1, 4, Copy::async, 2},
+    {"128x128x32 staged", 128, 128, 32, 2, 2, 4, Copy::staged, 1},
+    {"64x64x32 staged", 64, 64, 32, 2, 2, 2, Copy::staged, 2},
 };
 inline constexpr int kPolicyCount = static_cast<int>(sizeof(kPolicies) / sizeof(Policy));
 
@@ -101,16 +100,28 @@ constexpr int64_t steps_of(const Policy& p, const Shape& s) { return s.products 
 // A step a block at least.
 constexpr int64_t most_blocks(const Policy& p, const Shape& s) { return tiles_of(p, s) * steps_of(p, s); }
 
-// Clocks that the rows' blocks would take, the basis of the choice. A multiprocessor multiplies 1024 pairs of numbers a
-// clock; a block needs kFixed for its first loads and its epilogue; partial sums cost a second launch and their way
-// through memory at kBytes a clock and multiprocessor. All of it is counted, not yet measured.
+// Clocks of a multiprocessor for one stage of a block: its tensor pipes multiply 1024 pairs of numbers a clock, shared
+// memory gives and takes 128 bytes, for ldmatrix (512 bytes each) and for the copies.
+constexpr double tensor_clocks(const Policy& p) { return p.m * p.n * p.k / 1024.0; }
+constexpr double shared_clocks(const Policy& p) {
+    const double matrices = p.warps_m * p.warps_n * (warp_m(p) + warp_n(p)) / 16.0 * (p.k / 16.0);
+    return matrices * 512 / 128 + (p.m + p.n) * p.k * 2.0 / 128;
+}
+
+// Clocks that the rows' blocks would take, the basis of the choice. A stage takes what its slowest resource does,
+// tensor pipes, shared memory or the way from L2, divided by how much of that a loop achieves; a block needs kFixed for
+// its first loads and its epilogue; partial sums cost a second launch and their way through memory. All of it is
+// counted or guessed, nothing is measured yet.
 constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
-    constexpr double kPairs = 1024, kFixed = 2500, kLaunch = 6000, kBytes = 20, kFromL2 = 40, kFromMemory = 18;
+    constexpr double kFixed = 2500, kLaunch = 6000;
+    constexpr double kFromL2 = 40, kFromMemory = 18, kSums = 20;  // bytes a clock and multiprocessor
+    constexpr double kAsync = 0.9, kStaged = 0.5;                 // of the slowest resource
     const int64_t tiles = tiles_of(p, s);
     const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(blocks);
-    const double pairs = static_cast<double>(p.m) * p.n * p.k / (kPairs * static_cast<double>(p.rate));
-    const double bytes = (p.m + p.n) * p.k * 2.0 / kFromL2;
-    const double step = pairs > bytes ? pairs : bytes;
+    double step = (p.m + p.n) * p.k * 2.0 / kFromL2;
+    if (step < tensor_clocks(p)) step = tensor_clocks(p);
+    if (step < shared_clocks(p)) step = shared_clocks(p);
+    step /= p.copy == Copy::async ? kAsync : kStaged;
     const int64_t slots = static_cast<int64_t>(s.multiprocessors) * p.blocks_per_multiprocessor;
     const int64_t waves = ceil_div(blocks, slots);
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
@@ -122,7 +133,7 @@ constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     if (clocks < once + kFixed) clocks = once + kFixed;
     if (blocks > tiles) {
         const double sums = static_cast<double>(blocks) * p.m * p.n * 4.0 * 2.0;
-        clocks += kLaunch + sums / (kBytes * s.multiprocessors);
+        clocks += kLaunch + sums / (kSums * s.multiprocessors);
     }
     return clocks;
 }

@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from cuda_code import kernels, sass
+from cuda_code import kernels, products, sass
 from cuda_code.units import Resources, unit
 
 ARCH = "90a"
@@ -109,3 +109,4 @@ if __name__ == "__main__":
     parser.add_argument("--arch", default=ARCH, help=f"default: {ARCH}")
     arguments = parser.parse_args()
     print(table(None if arguments.all else MAIN, arguments.arch))
+    print(products.table(arguments.arch))

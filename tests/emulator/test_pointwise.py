@@ -108,7 +108,7 @@ def check_column_sums(
     room = numbers(max(0, (rows - 1) * row_stride + cols), dtype, rows + cols).nan_to_num(1.0, 2.0, -2.0)
     x = room.as_strided((rows, cols), (row_stride, 1)) if rows else torch.zeros(0, cols, dtype=dtype)
     # The weight's side is empty, so that this is the bias gradient alone.
-    wanted = ops.linear_wgrad(x, torch.zeros(rows, 1, dtype=dtype), None, False, True)[1]
+    wanted = ops.linear_wgrad(x, torch.zeros(rows, 1, dtype=dtype), None, False, True, False)[1]
     arrays = {
         "dtype": np.array([CODES[dtype]], np.int32),
         "x": memory(room, offset),
