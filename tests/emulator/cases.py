@@ -265,12 +265,13 @@ def gated_gradient_case() -> Case:
     return gemm_case(GEMM_ASYNC, problem, out=out, out2=out2, **sums)
 
 
-def two_weights_case(using: Program, row: str, k: int) -> Case:
+def two_weights_case(using: Program, row: str, k: int, blocks: int = 0) -> Case:
     """relu(x gate) * (x up). Staged: nothing aligned, and memory that ends with the last element."""
     x, gate, up = (whole_numbers(rows, k, seed=rows + i, most=1) for i, rows in enumerate((66, 35, 35)))
     weights = [w.mT if using is GEMM_STAGED else padded(w.mT, 40) for w in (gate, up)]
     out = ((x.double() @ gate.mT.double()).relu() * (x.double() @ up.mT.double())).half()
-    return gemm_case(using, Problem(x, weights[0], activation="relu", more={"b2": weights[1]}, row=row), out=out)
+    problem = Problem(x, weights[0], activation="relu", more={"b2": weights[1]}, row=row, blocks=blocks)
+    return gemm_case(using, problem, out=out)
 
 
 APART = {"weight": 1, "grad": 2, "master": 3, "state": 1, "ema": 2}
@@ -297,6 +298,6 @@ CASES = {
     "gemm": whole_tiles_case(),
     "gemm in pieces": pieces_case(),
     "gemm, gradients": gated_gradient_case(),
-    "gemm, two weights": two_weights_case(GEMM_ASYNC, "64x64x64", k=72),
+    "gemm, two weights": two_weights_case(GEMM_ASYNC, "64x64x64", k=72, blocks=6),
     "gemm, staged": two_weights_case(GEMM_STAGED, "64x64x32 staged", k=51),
 }
