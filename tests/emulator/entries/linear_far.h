@@ -28,16 +28,17 @@ class FarMemory {
 class FarMatrix {
   public:
     FarMatrix(const Arguments& arguments, const std::string& name, int64_t count, int64_t rows, int64_t cols)
-        : compact_(arguments[name.c_str()].as<uint16_t>()), count_(count), rows_(rows), cols_(cols) {
-        const auto* layout = arguments[(name + "_layout").c_str()].as<int64_t>();  // both strides, and the step
+        : compact_(arguments[name.c_str()].as<uint16_t>()), rows_(rows), cols_(cols) {
+        const auto* layout = arguments[(name + "_layout").c_str()].as<int64_t>();  // both strides, the step, the order
         row_stride_ = layout[0];
         col_stride_ = layout[1];
         step_ = layout[2];
+        const bool backwards = layout[3] != 0;  // the last matrix in front: no equal distances for a kernel
         // Sixteen more, as there are behind a tensor in an allocator's block: a load may straddle its end.
         const int64_t last = (count - 1) * step_ + (rows - 1) * row_stride_ + (cols - 1) * col_stride_;
         memory_.emplace_back(last + 16);
+        for (int64_t i = 0; i < count; ++i) offsets_.push_back((backwards ? count - 1 - i : i) * step_);
         for_each([](uint16_t& far, uint16_t& compact) { far = compact; });
-        for (int64_t i = 0; i < count; ++i) offsets_.push_back(i * step_);
     }
     linear::Matrix matrix() const {
         return {memory_.front().get(), DType::f16, rows_, cols_, row_stride_, col_stride_};
@@ -51,17 +52,17 @@ class FarMatrix {
     template <class F>
     void for_each(const F& f) {
         uint16_t* compact = compact_;
-        for (int64_t i = 0; i < count_; ++i) {
+        for (const int64_t offset : offsets_) {
             for (int64_t row = 0; row < rows_; ++row) {
                 for (int64_t col = 0; col < cols_; ++col) {
-                    f(memory_.front().get()[i * step_ + row * row_stride_ + col * col_stride_], *compact++);
+                    f(memory_.front().get()[offset + row * row_stride_ + col * col_stride_], *compact++);
                 }
             }
         }
     }
 
     uint16_t* compact_;
-    int64_t count_, rows_, cols_, row_stride_, col_stride_, step_;
+    int64_t rows_, cols_, row_stride_, col_stride_, step_;
     std::list<FarMemory> memory_;
     std::vector<int64_t> offsets_;
 };

@@ -63,8 +63,8 @@ void places(const Arguments& arguments) {
     });
 }
 
-// Two pieces of each block, the first and the last one: tile, first and last step, slot, and whether it is all of the
-// tile.
+// All pieces of the blocks, as the kernel walks through them: block, tile, first and last step, slot, and whether it is
+// the whole tile.
 void pieces(const Arguments& arguments) {
     const Schedule schedule = schedule_of(arguments);
     auto* count = arguments["count"].as<int64_t>();
