@@ -13,7 +13,7 @@ import torch
 from cases.amp import OPTIMIZERS, all_equal, everything, fill_gradients, network, started
 
 import halfops
-from halfops.amp import GradScaler
+from halfops.amp import GradScaler, grad_scaler
 from halfops.reference import scale as reference
 
 WIDE = {"min_scale": 1e-38, "max_scale": 3e38}  # as good as torch's none
@@ -300,6 +300,17 @@ def test_a_real_float16_loop_overflows_recovers_and_learns() -> None:
     assert losses[-1] < 0.7 * losses[0]
     assert 5 < scaler.skipped_steps.item() < 20
     assert scaler.get_scale() == 2.0 ** (24 - scaler.skipped_steps.item())
+
+
+def test_two_lists_overflow_at_once() -> None:
+    """torch's fused optimizers skip when found_inf is 1; how many lists of gradients overflowed is none of it."""
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.float32, torch.float64)]
+    optimizer, scaler = torch.optim.SGD(parameters, lr=1.0, fused=True), started(GradScaler("cpu"))
+    for p in parameters:
+        p.grad = torch.full_like(p, math.nan)
+    scaler.step(optimizer)
+    assert all(torch.equal(p, torch.ones_like(p)) for p in parameters)
+    assert grad_scaler._any_on(torch.device("cpu"), [torch.ones(()), torch.zeros(()), torch.ones(())]).item() == 1
 
 
 def test_gradients_of_every_kind() -> None:

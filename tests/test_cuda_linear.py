@@ -116,25 +116,6 @@ def test_the_same_bits_every_time(device):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", DTYPES, ids=["fp16", "bf16"])
-@pytest.mark.parametrize("k", [512, 8192, 65536])
-def test_no_less_exact_than_torch(dtype, k):
-    """Against float64, and torch with full-precision reductions: the error's length is at most torch's."""
-    flags = torch.backends.cuda.matmul
-    before = flags.allow_fp16_reduced_precision_reduction, flags.allow_bf16_reduced_precision_reduction
-    flags.allow_fp16_reduced_precision_reduction = flags.allow_bf16_reduced_precision_reduction = False
-    try:
-        a, b = (torch.randn(s, device="cuda").to(dtype) for s in ((256, k), (k, 384)))
-        for x, y in ((a, b), (a.mT.contiguous().mT, b), (a, b.mT.contiguous().mT)):
-            exact = x.double() @ y.double()
-            ours, theirs = (H.matmul(x, y).double() - exact).norm(), ((x @ y).double() - exact).norm()
-            # Both round the same sums to the same dtype: what differs beyond that is 2^-24 of their size.
-            assert ours <= theirs * (1 + 1e-3)
-    finally:
-        flags.allow_fp16_reduced_precision_reduction, flags.allow_bf16_reduced_precision_reduction = before
-
-
-@pytest.mark.cuda
 def test_nothing_waits_and_a_graph_replays_it():
     """A block of a transformer, forward and backward, irregular batches too."""
     torch.manual_seed(0)

@@ -8,7 +8,8 @@ scaler.update()
 
 from torch.amp import autocast
 
+from halfops._ops.fresh import wgrad_stats
 from halfops.amp.grad_scaler import GradScaler
 from halfops.amp.report import Report, TensorReport
 
-__all__ = ["GradScaler", "Report", "TensorReport", "autocast"]
+__all__ = ["GradScaler", "Report", "TensorReport", "autocast", "wgrad_stats"]

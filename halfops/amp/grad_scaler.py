@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import OptState, _refresh_per_optimizer_state
 from torch.optim import Optimizer
 
+from halfops._ops import fresh
 from halfops._ops import scale as _ops
 from halfops.amp.report import Check, NamedParameters, Report, Segment, gradients_of, names_of, with_names
 
@@ -27,8 +28,8 @@ class GradScaler(torch.amp.GradScaler):
     optimizers, `enabled`, pickling, and a state_dict that either class loads from the other.
 
     * Optimizers that take the scale themselves (all of halfops.optim, torch's fused ones): `step` reads every
-      gradient once and hands `grad_scale`, `found_inf` and (for halfops) the sum of squares for `max_grad_norm` to the
-      optimizer; it neither rewrites a gradient nor waits for the device.
+      gradient once, but for those that `wgrad_stats` spares, and hands `grad_scale`, `found_inf` and (for halfops) the
+      sum of squares for `max_grad_norm` to the optimizer; it neither rewrites a gradient nor waits for the device.
     * Other optimizers: gradients are unscaled in place, in the same pass that checks them, and `optimizer.step()` is
       called only when all are finite. float16, bfloat16, float32 and float64 gradients are all allowed.
     * `scaler.unscale_(optimizer)`, then clipping or inspection, then `step`, works for both.
@@ -142,7 +143,8 @@ class GradScaler(torch.amp.GradScaler):
     def _measure(self, optimizer: Optimizer, inv_scale: Tensor | None) -> tuple[dict[torch.device, Tensor], Tensor]:
         """One pass over the optimizer's gradients: found_inf per device, and the sum of squares on the scale's device.
 
-        With inv_scale it also multiplies them by it. The dictionary is empty when there are no gradients.
+        With inv_scale it also multiplies them by it; without, it leaves out those whose own kernels left statistics
+        that are fresh. The dictionary is empty when there are no gradients.
         """
         scale, _ = self._check_scale_growth_tracker("step")
         # halfops' own optimizers keep a list of their gradients in C++, which spares handing over a new one each step.
@@ -151,31 +153,41 @@ class GradScaler(torch.amp.GradScaler):
         found: dict[torch.device, Tensor] = {}
         total = torch.zeros((), dtype=torch.float64, device=scale.device)
         segments = []
-        for positions, dtypes, stats in lists:
+        for positions, dtypes, stats, source in lists:
             device = stats.found_inf.device
-            found[device] = stats.found_inf if device not in found else found[device] + stats.found_inf
+            overflow = stats.found_inf
+            found[device] = torch.maximum(found[device], overflow) if device in found else overflow
             total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
-            segments.append(Segment(positions, dtypes, stats.per_tensor))
+            segments.append(Segment(positions, dtypes, stats.per_tensor, source))
         if segments:
             self._checks[optimizer] = Check(segments, scale.clone() if inv_scale is None else None, self.count_zeros)
         return found, total
 
     def _read(
         self, optimizer: Optimizer, inv_scale: Tensor | None
-    ) -> Iterator[tuple[list[int], list[torch.dtype], _ops.GradStats]]:
-        """Positions, dtypes and statistics of the gradients that one op call read, and multiplied by inv_scale."""
+    ) -> Iterator[tuple[list[int], list[torch.dtype], _ops.GradStats, fresh.Source]]:
+        """Positions, dtypes and statistics of the gradients that one op call read, and multiplied by inv_scale; or that
+        it need not read."""
         parts: dict[tuple[torch.device, bool], tuple[list[int], list[Tensor]]] = defaultdict(lambda: ([], []))
         for position, gradient in gradients_of(optimizer):
             positions, gradients = parts[gradient.device, gradient.dtype == torch.float64]
             positions.append(position)
             gradients.append(gradient)
         for (device, double), (positions, gradients) in parts.items():
+            known = {} if self.count_zeros or inv_scale is not None else fresh.take(gradients)
+            if known:
+                dtypes = [gradients[i].dtype for i in known]
+                yield [positions[i] for i in known], dtypes, fresh.combined(list(known.values())), "wgrad"
+                positions = [position for i, position in enumerate(positions) if i not in known]
+                gradients = [gradient for i, gradient in enumerate(gradients) if i not in known]
+            if not gradients:
+                continue
             factor = None if inv_scale is None else inv_scale.to(device, non_blocking=True)
             try:
                 stats = _stats(gradients, double, factor, self.count_zeros)
             except RuntimeError as error:
                 raise type(error)(with_names(str(error), optimizer, positions, [self._names])) from error
-            yield positions, [each.dtype for each in gradients], stats
+            yield positions, [each.dtype for each in gradients], stats, "read"
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
@@ -235,7 +247,7 @@ class GradScaler(torch.amp.GradScaler):
         """Hands over what the check found as attributes, torch's protocol plus grad_sumsq (of the scaled gradients)."""
         preset = getattr(optimizer, "grad_scale", None)
         unscaled = state["stage"] is OptState.UNSCALED  # and perhaps clipped: the sum of squares may be out of date
-        optimizer.found_inf = _sum_on(scale.device, state["found_inf_per_device"].values())
+        optimizer.found_inf = _any_on(scale.device, state["found_inf_per_device"].values())
         optimizer.grad_scale = preset if unscaled else scale if preset is None else scale * preset
         optimizer.grad_sumsq = None if unscaled else state["sum_of_squares"]
         try:
@@ -266,7 +278,7 @@ class GradScaler(torch.amp.GradScaler):
                 _check_scale_value("new_scale", new_scale)
             super().update(new_scale)
             if checks:
-                torch.ne(_sum_on(scale.device, checks), 0, out=self._last_step_skipped)
+                torch.ne(_any_on(scale.device, checks), 0, out=self._last_step_skipped)
                 self._skipped_steps.add_(self._last_step_skipped)
             return
 
@@ -275,7 +287,7 @@ class GradScaler(torch.amp.GradScaler):
                 "No inf checks were recorded prior to update: no step() or unscale_() has found a gradient since the "
                 "last update(); call scaler.step(optimizer) first, or leave out update() in iterations without a step."
             )
-        found_inf = _sum_on(scale.device, checks)
+        found_inf = _any_on(scale.device, checks)
         torch.ne(found_inf, 0, out=self._last_step_skipped)
         _ops.scale_update_(
             scale,
@@ -390,8 +402,9 @@ def _float64_stats(gradients: list[Tensor], inv_scale: Tensor | None, count_zero
     return _ops.GradStats((table[:, 1].sum() != 0).float(), table[:, 0].sum(), table)
 
 
-def _sum_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, [each.to(device, non_blocking=True) for each in found])
+def _any_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
+    """1 where one of them is, not their number: torch's fused optimizers skip at exactly 1."""
+    return functools.reduce(torch.maximum, [each.to(device, non_blocking=True) for each in found])
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakIdKeyDictionary
 
+from halfops._ops.fresh import Source
+
 NamedParameters = torch.nn.Module | Iterable[tuple[str, Tensor]]
 
 
@@ -26,6 +28,7 @@ class TensorReport(NamedTuple):
     norm: float  # of the unscaled gradient
     numel: int
     zeros: int | None  # exact zeros, None unless the scaler counts them
+    source: Source  # "read": seen in a pass over the gradient. "wgrad": left by the kernel that made it
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,24 @@ class Report:
         total = len(self.tensors)
         lines = [f"{len(self.overflowed)} of {total} gradients overflowed; the loss scale is now {self.scale:g}"]
         width = max(len(t.name) for t in self.tensors)
+        spared = any(t.source == "wgrad" for t in self.tensors)
         for t in self.tensors:
+            source = f"  {t.source:5}" if spared else ""
             zeros = "" if t.zeros is None else f"  {t.zeros / max(t.numel, 1):7.2%} zeros"
             mark = "  non-finite" if t.nonfinite else ""
-            lines.append(f"  {t.name:{width}}  {str(t.dtype)[6:]:8}  norm {t.norm:10.4g}{zeros}{mark}")
+            line = f"  {t.name:{width}}  {str(t.dtype)[6:]:8}  norm {t.norm:10.4g}{source}{zeros}{mark}"
+            lines.append(line.rstrip())
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The gradients that one op call read."""
+    """The gradients that one op call read, or that it need not read."""
 
     positions: list[int]  # which of the optimizer's parameters, counted through its groups
     dtypes: list[torch.dtype]
     table: Tensor  # float64 [n, 3]: sum of squares, 1 if non-finite, zeros
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,14 @@ class Check:
         """In the optimizer's order; names from the first of `known` that has the parameter, else the optimizer's."""
         slots = list(named_slots(optimizer, known))
         scale = 1.0 if self.scale is None else self.scale.item()
-        found: dict[int, tuple[torch.dtype, list[float]]] = {}
+        found: dict[int, tuple[torch.dtype, list[float], Source]] = {}
         for segment in self.segments:
-            found.update(zip(segment.positions, zip(segment.dtypes, segment.table.tolist(), strict=True), strict=True))
+            figures = segment.table.tolist()
+            for position, dtype, numbers in zip(segment.positions, segment.dtypes, figures, strict=True):
+                found[position] = dtype, numbers, segment.source
         for position in sorted(found):
             name, parameter = slots[position]
-            dtype, (squares, nonfinite, zeros) = found[position]
+            dtype, (squares, nonfinite, zeros), source = found[position]
             yield TensorReport(
                 name=name,
                 shape=tuple(parameter.shape),
@@ -88,6 +97,7 @@ class Check:
                 norm=math.sqrt(squares) / scale,
                 numel=parameter.numel(),
                 zeros=int(zeros) if self.counted_zeros else None,
+                source=source,
             )
 
 

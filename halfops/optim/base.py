@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from halfops._ops.optim import state_names
 from halfops._ops.optim_plan import apart
 from halfops._ops.registry import has_kernel
-from halfops._ops.scale import GradStats
 from halfops.optim import checks
 from halfops.optim.storage import (
     convert_state,
@@ -23,7 +22,7 @@ from halfops.optim.storage import (
     read_master,
     zeros,
 )
-from halfops.optim.worklist import Call, WorkList
+from halfops.optim.worklist import Call, Measured, WorkList
 
 
 class HalfOptimizer(Optimizer):
@@ -148,7 +147,7 @@ class HalfOptimizer(Optimizer):
         if self.max_grad_norm is not None and calls:
             sum_of_squares = getattr(self, "grad_sumsq", None)
             if sum_of_squares is None:
-                first, *others = (call.plan.stats().sum_of_squares for call in calls)
+                first, *others = (stats.sum_of_squares for call in calls for _, _, stats, _ in call.stats())
                 sum_of_squares = sum((other.to(first.device) for other in others), first)
 
         for call, values in zip(calls, numbers, strict=True):
@@ -175,14 +174,15 @@ class HalfOptimizer(Optimizer):
 
     @_disable_dynamo
     @torch.no_grad()
-    def _grad_stats(self, count_zeros: bool) -> list[tuple[list[int], list[torch.dtype], GradStats]]:
+    def _grad_stats(self, count_zeros: bool) -> list[Measured]:
         """For `halfops.amp.GradScaler`: what one read of all gradients tells, without handing it a list of them.
 
-        One item for each list that was read: positions among all parameters, dtypes, statistics.
+        One item for each list that was read, or need not be: positions among all parameters, dtypes, statistics, and
+        where they come from.
         """
         calls = self._prepare(zero_grad=False)
         try:
-            return [(call.members, call.dtypes, call.plan.stats(count_zeros)) for call in calls]
+            return [measured for call in calls for measured in call.stats(count_zeros)]
         finally:
             self._release_gradients()
 

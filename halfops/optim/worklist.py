@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfops._ops import fresh
+from halfops._ops.fresh import Source
 from halfops._ops.optim import hyper_names, state_names, write_
 from halfops._ops.optim_plan import Plan, Readiness, entries, items, same_entries, same_items
+from halfops._ops.scale import GradStats, grad_stats
 from halfops.optim import checks
 from halfops.optim.storage import in_layout_of
 
 Group = dict[str, Any]
+Measured = tuple[list[int], list[torch.dtype], GradStats, Source]  # members, their dtypes, what is known, whence
 
 _dtype = attrgetter("dtype")
 _device = attrgetter("device")
@@ -105,6 +109,23 @@ class Call:
 
     def gradients(self) -> list[Tensor | None]:
         return [param.grad for param in self.params]
+
+    def stats(self, count_zeros: bool = False) -> list[Measured]:
+        """Statistics of the gradients; those that their own kernels left, and one read of the others."""
+        known: dict[int, Tensor] = {}
+        if not count_zeros and fresh.recorded():
+            grads: list[Tensor] = self.gradients()  # type: ignore[assignment]  # the plan has found them all
+            known = fresh.take(grads)
+        if not known:
+            return [(self.members, self.dtypes, self.plan.stats(count_zeros), "read")]
+        measured = [self._part(list(known), fresh.combined(list(known.values())), "wgrad")]
+        others = [i for i in range(len(grads)) if i not in known]
+        if others:
+            measured.append(self._part(others, grad_stats([grads[i] for i in others]), "read"))
+        return measured
+
+    def _part(self, chosen: list[int], stats: GradStats, source: Source) -> Measured:
+        return [self.members[i] for i in chosen], [self.dtypes[i] for i in chosen], stats, source
 
     def take(self, grads: list[Tensor], zero_grad: bool) -> None:
         """Gradients that Python has gathered, or an error that names the parameter."""
