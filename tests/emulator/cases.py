@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from emulator import build
+from emulator.gemm import SOURCES, Problem, padded, whole_numbers
 from emulator.memory import misaligned
-from emulator.program import Arrays, Mode, Program, Report
+from emulator.program import Arrays, Mode, Program, Report, program
 from emulator.work import work
-
-
-def program(name: str, *sources: str) -> Program:
-    """The entry file entries/<name>.cpp and the sources of csrc that it needs."""
-    return Program(name, (f"tests/emulator/entries/{name}.cpp", *sources))
-
 
 # Small kernels that show one rule each, and those of tests/golden for the instructions.
 SEMANTICS = program("semantics", "tests/golden/kernels/matrices.cu", "tests/golden/kernels/copies.cu")
@@ -33,9 +30,10 @@ class Case:
     arrays: Callable[[], Arrays]
     check: Callable[[Arrays], bool]
     seeds: int = 100  # of random orders that a right kernel is tried in
+    conflict_free: bool = False  # no ldmatrix and no cp.async may wait for a bank of shared memory
 
     def outcome(self, mode: Mode, flavour: str = "plain", tree=build.ROOT) -> tuple[str, Report]:
-        """What showed: "race", a word of AddressSanitizer, "error" or "wrong"; nothing if all is well."""
+        """What showed: "race", a word of AddressSanitizer, "error", "wrong" or "conflicts"; nothing if all is well."""
         arrays = self.arrays()
         changed = Program(self.program.name, self.program.sources, tree)
         report = changed.run(self.entry, arrays, mode, flavour)
@@ -45,7 +43,9 @@ class Case:
             return report.address, report
         if report.text:
             return "error", report
-        return ("" if self.check(arrays) else "wrong"), report
+        if not self.check(arrays):
+            return "wrong", report
+        return ("conflicts" if self.conflict_free and report.counted.conflicts > 0 else ""), report
 
 
 def to_bf16(x: np.ndarray) -> np.ndarray:
@@ -209,6 +209,71 @@ def step_case(rule: str, master: str, sizes: list[int], offsets: dict[str, int],
     )
 
 
+# One tile each, in one layout: what planted bugs compile again and again.
+GEMM_ASYNC = program("linear_async", *SOURCES)
+GEMM_STAGED = program("linear_staged", *SOURCES)
+
+
+def gemm_case(using: Program, problem: Problem, **wanted: Tensor) -> Case:
+    """Outputs of numbers so chosen that no sum depends on an order that is not laid down."""
+
+    def check(arrays: Arrays) -> bool:
+        values = {name: tensor.numpy() for name, tensor in wanted.items()}
+        return all(np.array_equal(arrays[name].view(x.dtype), x.ravel()) for name, x in values.items())
+
+    # Memory of its own for the outputs of each run.
+    def arrays() -> Arrays:
+        return copy.deepcopy(problem).arrays()[0]
+
+    return Case(using, "gemm", arrays, check, seeds=2, conflict_free=True)
+
+
+def whole_tiles_case() -> Case:
+    """Two tiles with an end on each side; the outputs' rounding shows in what is summed of them."""
+    a, b = whole_numbers(63, 200, seed=1, most=15), padded(whole_numbers(200, 71, seed=2, most=15), 72)
+    out = (a.double() @ b.double() / 16).half()
+    problem = Problem(a, b, alpha=1 / 16, wants=("column_sums", "stats"), row="64x64x64")
+    sums = {"column_sums": out.double().sum(0).half(), "stats": torch.tensor([out.double().square().sum(), 0, 0])}
+    return gemm_case(GEMM_ASYNC, problem, out=out, **sums)
+
+
+def pieces_case() -> Case:
+    """Three tiles of four steps, shared by seven blocks, of which one has a part of two tiles.
+
+    The first step of two tiles gives 2^24, where fp32 has even numbers alone: the order of the pieces shows.
+    """
+    a, b = whole_numbers(63, 200, seed=3), padded(whole_numbers(200, 135, seed=4), 136)
+    a[:, :64], b[0] = 0, 4096
+    a[:, 0], b[0, 128:] = 4096, 0
+    out = torch.empty(63, 135)
+    for tile, ends in enumerate(((0, 64, 192, 200), (0, 64, 128, 200), (0, 128, 200))):
+        columns = slice(tile * 64, tile * 64 + 64)
+        pieces = [a[:, k:end].double() @ b[k:end, columns].double() for k, end in itertools.pairwise(ends)]
+        out[:, columns] = sum(piece.float() for piece in pieces)
+    return gemm_case(GEMM_ASYNC, Problem(a, b, out_dtype=torch.float32, row="64x64x64", blocks=7), out=out)
+
+
+def gated_gradient_case() -> Case:
+    """The gradients of relu(gate) * up, which need both of a warp's patches."""
+    grad, weight = whole_numbers(63, 72, seed=5), padded(whole_numbers(72, 71, seed=6), 72)
+    gate, up = whole_numbers(63, 71, seed=7), whole_numbers(63, 71, seed=8)
+    v = grad.double() @ weight.double()
+    out, out2 = (v * up * (gate > 0)).half(), (v * gate.relu()).half()
+    problem = Problem(grad, weight, activation="relu", more={"grad_preact": gate, "grad_up": up}, row="64x64x64")
+    problem.wants = ("out2", "column_sums", "column_sums2")
+    sums = {"column_sums": out.double().sum(0).half(), "column_sums2": out2.double().sum(0).half()}
+    return gemm_case(GEMM_ASYNC, problem, out=out, out2=out2, **sums)
+
+
+def two_weights_case(using: Program, row: str, k: int, blocks: int = 0) -> Case:
+    """relu(x gate) * (x up). Staged: nothing aligned, and memory that ends with the last element."""
+    x, gate, up = (whole_numbers(rows, k, seed=rows + i, most=1) for i, rows in enumerate((66, 35, 35)))
+    weights = [w.mT if using is GEMM_STAGED else padded(w.mT, 40) for w in (gate, up)]
+    out = ((x.double() @ gate.mT.double()).relu() * (x.double() @ up.mT.double())).half()
+    problem = Problem(x, weights[0], activation="relu", more={"b2": weights[1]}, row=row, blocks=blocks)
+    return gemm_case(using, problem, out=out)
+
+
 APART = {"weight": 1, "grad": 2, "master": 3, "state": 1, "ema": 2}
 HEAD = {"weight": 4, "grad": 4, "master": 4}
 CASES = {
@@ -230,4 +295,9 @@ CASES = {
     "stats": stats_case(count=300, size=131),
     "column sums": column_sums_case(rows=1100, cols=20),
     "gated": gated_case(size=1003, offset=1),
+    "gemm": whole_tiles_case(),
+    "gemm in pieces": pieces_case(),
+    "gemm, gradients": gated_gradient_case(),
+    "gemm, two weights": two_weights_case(GEMM_ASYNC, "64x64x64", k=72, blocks=6),
+    "gemm, staged": two_weights_case(GEMM_STAGED, "64x64x32 staged", k=51),
 }

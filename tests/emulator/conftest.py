@@ -8,6 +8,7 @@ import pytest
 
 from emulator import build
 from emulator.cases import CASES, OPTIM, SCALE
+from emulator.gemm import GEMM, GEMM_FEW
 
 MANY = 100  # tests; a few compile what they need when they need it
 
@@ -18,7 +19,8 @@ def _compiled(request: pytest.FixtureRequest) -> None:
     if here < MANY:
         return
     programs = {case.program for case in CASES.values()} | {SCALE}
-    units = [(OPTIM.name, OPTIM.sources, "plain")]
+    units = [(program.name, program.sources, "plain") for program in (GEMM, OPTIM)]
+    units += [(GEMM_FEW.name, GEMM_FEW.sources, flavour) for flavour in ("address", "thread")]
     units += [(program.name, program.sources, flavour) for program in programs for flavour in build.FLAVOURS]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(build.runtime, build.FLAVOURS.values()))

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulator.cases import program
-from emulator.program import Mode, Program, Report
+from emulator.program import Mode, Program, Report, program
 from emulator.work import CODES
 
 # Rows of csrc/linear/policy.h, by what they are for.
@@ -78,7 +77,8 @@ class Problem:
     row: str = ""
     blocks: int = 0
 
-    def run(self, mode: Mode = FORWARD, flavour: str = "plain", using: Program = GEMM) -> Result:
+    def arrays(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the entry takes, and the outputs among it as tensors."""
         (m, k), n = self.a.shape, self.b.shape[1]
         dtype = self.a.dtype
         out_dtype = self.out_dtype or dtype
@@ -106,14 +106,21 @@ class Problem:
                 arrays[name + "_dtype"] = np.array([CODES[tensor.dtype]], np.int32)
         for name, offsets in self.offsets.items():
             arrays[name] = np.array(offsets, np.int64)
-        given = {name: arrays[name].copy() for name in (*self.more, "a", "b") if name not in made}
-        aliases = {
-            name for name, t in self.more.items() if t.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-        }
-        for name in aliases:  # in place: one and the same memory
+        for name in self._aliases(out):  # in place: one and the same memory
             arrays[name] = arrays["out"]
+        return arrays, made
+
+    def _aliases(self, out: Tensor) -> set[str]:
+        """The inputs that are the output."""
+        memory = out.untyped_storage().data_ptr()
+        return {name for name, tensor in self.more.items() if tensor.untyped_storage().data_ptr() == memory}
+
+    def run(self, mode: Mode = FORWARD, flavour: str = "plain", using: Program = GEMM) -> Result:
+        arrays, made = self.arrays()
+        inputs = {"a", "b", *self.more} - self._aliases(made["out"])
+        given = {name: arrays[name].copy() for name in inputs}
         report = using.run("gemm", arrays, mode, flavour)
-        changed = [name for name in given if name not in aliases and not np.array_equal(arrays[name], given[name])]
+        changed = [name for name in inputs if not np.array_equal(arrays[name], given[name])]
         assert not changed, f"inputs were written to: {changed}"
         policy, blocks = arrays["plan"].tolist()
         return Result(report, made, ROWS[policy] if policy >= 0 and report.text == "" else "", blocks)

@@ -204,3 +204,8 @@ class Program:
                 counted = Counted(*np.frombuffer(content[position:], np.int64).tolist())
         unexplained = f"exit status {done.returncode}" if done.returncode != 0 else ""
         return Report(done.stderr or unexplained, counted)
+
+
+def program(name: str, *sources: str) -> Program:
+    """The entry file entries/<name>.cpp and the sources of csrc that it needs."""
+    return Program(name, (f"tests/emulator/entries/{name}.cpp", *sources))

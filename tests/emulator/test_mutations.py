@@ -8,7 +8,8 @@ import re
 import pytest
 
 from emulator.cases import CASES
-from emulator.mutations import MUTATIONS, WAYS
+from emulator.mutations import MUTATIONS
+from emulator.planted import WAYS
 from emulator.program import Mode
 
 THREAD = r"block \(0, 0, 0\) thread \((\d+), 0, 0\) \[warp (\d+) lane (\d+)\]"

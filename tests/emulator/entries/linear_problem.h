@@ -1,4 +1,4 @@
-// The linear room's front door, called with arrays. Included behind the rows of policies that a program leaves out.
+// The linear room's front door, called with arrays.
 #pragma once
 
 #include <list>
@@ -32,6 +32,20 @@ struct Given {
         return &matrices.back();
     }
 };
+
+// As the row and blocks that are `forced`; says in `plan` what it became.
+inline void run(const linear::Problem& p, const Arguments& arguments) {
+    const auto* forced = arguments["forced"].as<int64_t>();  // row, blocks
+    linear::cuda::force_policy(forced[0] < 0 ? "" : linear::cuda::policies()[static_cast<size_t>(forced[0])],
+                               forced[1]);
+    linear::cuda::Plan plan;
+    check(linear::cuda::plan(p, &plan));
+    auto* chosen = arguments["plan"].as<int64_t>();
+    chosen[0] = plan.policy;
+    chosen[1] = plan.blocks;
+    const DeviceMemory workspace(plan.workspace_bytes);
+    check(linear::cuda::gemm(p, plan, workspace.get(), nullptr));
+}
 
 inline void gemm(const Arguments& arguments) {
     Given given{arguments, {}};
@@ -68,16 +82,7 @@ inline void gemm(const Arguments& arguments) {
     e.column_sums2 = given.data("column_sums2");
     e.stats = static_cast<double*>(given.data("stats"));
 
-    const auto* forced = arguments["forced"].as<int64_t>();  // row, blocks
-    linear::cuda::force_policy(forced[0] < 0 ? "" : linear::cuda::policies()[static_cast<size_t>(forced[0])],
-                               forced[1]);
-    linear::cuda::Plan plan;
-    check(linear::cuda::plan(p, &plan));
-    auto* chosen = arguments["plan"].as<int64_t>();
-    chosen[0] = plan.policy;
-    chosen[1] = plan.blocks;
-    const DeviceMemory workspace(plan.workspace_bytes);
-    check(linear::cuda::gemm(p, plan, workspace.get(), nullptr));
+    run(p, arguments);
 }
 
 }  // namespace linear_entry

@@ -51,7 +51,7 @@ void note(Thread& thread, const Copy& copy, const void* instruction) {
     CopiesOfThread& copies = thread.copies;
     if (copies.context == nullptr) {
         copies.context = thread.fiber.context_of_copies();
-        race::rename(copies.context, ("copy of " + text_of(thread)).c_str());
+        race::rename(copies.context, copies.name.c_str());
     }
     release_as(thread.fiber.context(), copies.start);
     acquire_as(copies.context, copies.start);

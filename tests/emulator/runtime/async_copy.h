@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <list>
 #include <map>
+#include <string>
 #include <utility>
 
 #include "emulator/location.h"
@@ -42,6 +43,7 @@ struct CopiesOfThread {
     std::list<CopyGroup> groups;
     std::list<Copy> in_no_group;
     race::Context context = nullptr;
+    std::string name;  // of the context
     race::Sync start;
 };
 

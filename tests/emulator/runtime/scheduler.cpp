@@ -82,7 +82,13 @@ std::string deadlock(const Block& block) {
 
 void start_threads(Block& block) {
     for (Thread& thread : block.threads) {
-        race::rename(thread.fiber.context(), text_of(thread).c_str());
+        if (race::kActive) {
+            // Here, and not on the threads' stacks: a string's functions may be those of the kernels' object file,
+            // which the race detector looks at, and it would take for the host's what they write there.
+            const std::string name = text_of(thread);
+            race::rename(thread.fiber.context(), name.c_str());
+            thread.copies.name = "copy of " + name;
+        }
         thread.fiber.prepare(thread_main);
         block.ready.insert(thread.index);
     }

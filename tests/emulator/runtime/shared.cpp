@@ -55,7 +55,7 @@ SharedArena::~SharedArena() {
 
 // A red zone in front, and one behind. No more aligned than the type asks for: that an array of floats can be read
 // 16 bytes at a time would be luck on a device too.
-char* SharedArena::place(size_t bytes, size_t alignment, const std::string& name) {
+char* SharedArena::place(size_t bytes, size_t alignment, const char* name) {
     const size_t least = alignment < kLargestLoad ? alignment : 0;
     const size_t begin = round_up(used_ + kRedZone, std::max(alignment, kLargestLoad)) + least;
     char* memory = memory_ + begin;
@@ -85,7 +85,7 @@ void* SharedArena::array(const void* key, const char* name, size_t bytes, size_t
                  format(" brings static shared memory to %zu bytes, more than %zu", static_bytes_, kMostStaticShared),
              where);
     }
-    char* memory = place(bytes, alignment, readable(name));
+    char* memory = place(bytes, alignment, name);
     arrays_.emplace(key, memory);
     return memory;
 }
@@ -102,7 +102,7 @@ std::string SharedArena::overrun() const {
     for (const RedZone& zone : red_zones_) {
         for (size_t i = 0; i < zone.bytes; ++i) {
             if (static_cast<unsigned char>(zone.begin[i]) == kRedZoneByte) continue;
-            return format("somebody wrote byte %zu behind the end of ", i) + zone.before;
+            return format("somebody wrote byte %zu behind the end of ", i) + readable(zone.before);
         }
     }
     return "";

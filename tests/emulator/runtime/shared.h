@@ -31,7 +31,7 @@ class SharedArena {
     struct RedZone {
         char* begin;
         size_t bytes;
-        std::string before;  // what lies in front of it
+        const char* before;  // what lies in front of it
     };
 
     struct Part {
@@ -39,7 +39,7 @@ class SharedArena {
         size_t bytes;
     };
 
-    char* place(size_t bytes, size_t alignment, const std::string& name);
+    char* place(size_t bytes, size_t alignment, const char* name);
 
     char* memory_;
     size_t used_ = 0;

@@ -1,0 +1,16 @@
+// One tile whose copies are in flight, in one layout: A along K, B along N. Planted bugs compile it again and again.
+#include "entries/linear_problem.h"
+#include "entries/linear_rows.h"
+
+HALFOPS_NO_BF16
+HALFOPS_LEFT_OUT(f16, 0)
+HALFOPS_LEFT_OUT(f16, 1)
+HALFOPS_LEFT_OUT(f16, 2)
+HALFOPS_LEFT_OUT(f16, 3)
+HALFOPS_ONE_LAYOUT(f16, 4, k, mn)
+HALFOPS_LEFT_OUT(f16, 5)
+HALFOPS_LEFT_OUT(f16, 6)
+HALFOPS_LEFT_OUT(f16, 7)
+HALFOPS_LEFT_OUT(f16, 8)
+
+const emulator::Entry gemm("gemm", linear_entry::gemm);
