@@ -228,9 +228,10 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     schedule.batch = p.batch;
     schedule.steps = steps_of(policy, shape);
     schedule.blocks = selection.blocks;
-    schedule.group =
-        best_group(schedule.tiles_m, schedule.tiles_n,
-                   static_cast<int64_t>(device.multiprocessors) * policy.blocks_per_multiprocessor, policy.m, policy.n);
+    schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, device.multiprocessors * resident_of(policy, shape),
+                                policy.m, policy.n);
+    constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
+    if (schedule.blocks > kMostBlocks) return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles"};
     arguments.epilogue.fine = schedule.is_split();
     prepared->layout = layout_of(p, policy, *prepared);
     prepared->plan = {selection.policy, selection.blocks, prepared->layout.bytes};

@@ -97,6 +97,10 @@ constexpr int64_t tiles_of(const Policy& p, const Shape& s) {
     return ceil_div(s.m, p.m) * ceil_div(s.n, p.n) * s.batch;
 }
 constexpr int64_t steps_of(const Policy& p, const Shape& s) { return s.products * larger(1, ceil_div(s.k, p.k)); }
+// Blocks that a multiprocessor holds; it has about as much shared memory as one block may have.
+constexpr int64_t resident_of(const Policy& p, const Shape& s) {
+    return larger(1, smaller(p.blocks_per_multiprocessor, s.shared_bytes_per_block / (shared_bytes(p) + kOwnShared)));
+}
 // A step a block at least.
 constexpr int64_t most_blocks(const Policy& p, const Shape& s) { return tiles_of(p, s) * steps_of(p, s); }
 
@@ -122,10 +126,10 @@ constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     if (step < tensor_clocks(p)) step = tensor_clocks(p);
     if (step < shared_clocks(p)) step = shared_clocks(p);
     step /= p.copy == Copy::async ? kAsync : kStaged;
-    const int64_t slots = static_cast<int64_t>(s.multiprocessors) * p.blocks_per_multiprocessor;
+    const int64_t slots = s.multiprocessors * resident_of(p, s);
     const int64_t waves = ceil_div(blocks, slots);
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
-    const int64_t sharing = blocks >= slots ? p.blocks_per_multiprocessor : ceil_div(blocks, s.multiprocessors);
+    const int64_t sharing = blocks >= slots ? resident_of(p, s) : ceil_div(blocks, s.multiprocessors);
     double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + kFixed);
     // No faster than the operands come from memory once.
     const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
@@ -156,7 +160,7 @@ constexpr Selection select(const Shape& s) {
         if (!serves(p, s)) continue;
         const int64_t tiles = tiles_of(p, s), steps = steps_of(p, s);
         consider(row, tiles);
-        const int64_t slots = static_cast<int64_t>(s.multiprocessors) * p.blocks_per_multiprocessor;
+        const int64_t slots = s.multiprocessors * resident_of(p, s);
         constexpr int64_t kShortest = 8;  // steps that are worth a block
         // 2, 3, 4, 6, 8, 12, ...: finer steps change little and cost the host time.
         for (int64_t splits = 2; splits <= steps / kShortest && tiles * splits <= 2 * slots;
