@@ -5,8 +5,8 @@
 
 #include "core/chunks.h"
 #include "core/cpu_variant.h"
-#include "core/shape.h"
 #include "core/finite.h"
+#include "core/shape.h"
 
 namespace halfops::scale::cpu {
 namespace {
