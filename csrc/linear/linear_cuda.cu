@@ -46,10 +46,10 @@ Operand operand_of(const Matrix& matrix, bool rows_are_k) {
 // Lines run along K unless only M (or N) has neighbours in memory.
 Major major_of(const Operand& operand) { return operand.k_stride > 1 && operand.mn_stride == 1 ? Major::mn : Major::k; }
 
-bool is_aligned(const Operand& operand, Major major) {
+bool is_aligned(const Operand& operand, int64_t mn, int64_t k, Major major) {
     const int64_t along = major == Major::k ? operand.k_stride : operand.mn_stride;
     const int64_t line = major == Major::k ? operand.mn_stride : operand.k_stride;
-    const bool side_by_side = along == 0 || along == 1;
+    const bool side_by_side = along == 1 || (major == Major::k ? k : mn) <= 1;
     return side_by_side && reinterpret_cast<uint64_t>(operand.data) % kChunkBytes == 0 && line % kChunkElements == 0;
 }
 
@@ -194,7 +194,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     const Major a = prepared->major_a = major_of(o.a[0]), b = prepared->major_b = major_of(o.b[0]);
     bool aligned = are_aligned(p.a_offsets, p.batch) && are_aligned(p.b_offsets, p.batch);
     for (int i = 0; i < 2; ++i) {
-        aligned = aligned && is_aligned(o.a[i], a) && is_aligned(o.b[i], b);
+        aligned = aligned && is_aligned(o.a[i], o.m, o.k, a) && is_aligned(o.b[i], o.n, o.k, b);
         const Extent in_a = extent_of(o.a[i], o.m, o.k, p.a_offsets, p.batch);
         const Extent in_b = extent_of(o.b[i], o.n, o.k, p.b_offsets, p.batch);
         o.a_begin[i] = in_a.begin;

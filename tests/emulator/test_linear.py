@@ -132,9 +132,11 @@ def test_any_alignment(row, layout):
 
 @pytest.mark.parametrize("side", "ab")
 def test_any_strides(side):
-    """Every second element of a row, every third row, rows that repeat, rows backwards in none of torch's views."""
+    """Every second element of a row, every third row; rows that repeat, elements that repeat along a row, and one
+    element everywhere, which is what the gradient of a sum is."""
     wide = whole_numbers(90, 200, seed=3)
-    for view in (wide[::3, ::2][:30, :40], wide[::2, ::5].mT[:30, :40], wide[:1, :40].expand(30, 40)):
+    repeated = wide[:1, :40].expand(30, 40), wide[:30, :1].expand(30, 40), wide[:1, 8:9].expand(30, 40)
+    for view in (wide[::3, ::2][:30, :40], wide[::2, ::5].mT[:30, :40], *repeated):
         other = whole_numbers(40, 30, seed=4)
         a, b = (view, other) if side == "a" else (other.mT.contiguous(), view.mT)
         assert_same(Problem(a, b).run()["out"], exact(a, b))
