@@ -95,6 +95,19 @@ cudaError_t has_kernel() {
     });
 }
 
+// The architecture that a kernel was compiled for, 10 * major + minor: what is in it. The device's own is newer where
+// the driver has translated PTX.
+template <auto kKernel>
+cudaError_t compiled_for(int* architecture) {
+    static DeviceFact known;
+    return known.get(architecture, [](int, int* number) {
+        cudaFuncAttributes attributes;
+        const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+        if (status == cudaSuccess) *number = attributes.ptxVersion;
+        return status;
+    });
+}
+
 inline CudaStatus status_of(cudaError_t code) {
     return {static_cast<int>(code), code == cudaSuccess ? nullptr : cudaGetErrorString(code)};
 }

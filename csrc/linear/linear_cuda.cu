@@ -19,7 +19,7 @@ struct Device {
 };
 
 cudaError_t current_device(Device* device) {
-    static DeviceFact multiprocessors, shared_bytes, compute_major;
+    static DeviceFact multiprocessors, shared_bytes;
     const auto attribute = [](cudaDeviceAttr which) {
         return [which](int index, int* number) { return cudaDeviceGetAttribute(number, which, index); };
     };
@@ -27,9 +27,10 @@ cudaError_t current_device(Device* device) {
     if (status == cudaSuccess) {
         status = shared_bytes.get(&device->shared_bytes, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
     }
-    if (status == cudaSuccess) {
-        status = compute_major.get(&device->compute_major, attribute(cudaDevAttrComputeCapabilityMajor));
-    }
+    // Code for sm_75 has neither cp.async nor bf16, wherever it runs.
+    int architecture = 0;
+    if (status == cudaSuccess) status = compiled_for<finish_squares_kernel>(&architecture);
+    device->compute_major = architecture / 10;
     return status;
 }
 
@@ -171,7 +172,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     Device device{};
     if (const cudaError_t status = current_device(&device); status != cudaSuccess) return status_of(status);
     if (p.a.dtype == DType::bf16 && device.compute_major < 8) {
-        return {static_cast<int>(cudaErrorNotSupported), "no bfloat16 instructions below sm_80"};
+        return {static_cast<int>(cudaErrorNotSupported), "sm_75"};
     }
     GemmArguments& arguments = prepared->arguments;
     Operands& o = arguments.operands;

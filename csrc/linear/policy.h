@@ -131,10 +131,10 @@ constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
     const int64_t sharing = blocks >= slots ? resident_of(p, s) : ceil_div(blocks, s.multiprocessors);
     double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + kFixed);
-    // No faster than the operands come from memory once.
+    // No faster than the operands come from memory once; of rows that all wait for it, the one with the least to do.
     const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
                         static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
-    if (clocks < once + kFixed) clocks = once + kFixed;
+    if (clocks < once + kFixed) clocks = once + kFixed + clocks / 1024;
     if (blocks > tiles) {
         const double sums = static_cast<double>(blocks) * p.m * p.n * 4.0 * 2.0;
         clocks += kLaunch + sums / (kSums * s.multiprocessors);
