@@ -44,7 +44,11 @@ class DeviceFact {
         *number = device < kDevices ? known_[device].load(std::memory_order_relaxed) : 0;
         if (*number != 0) return status;
         status = ask(device, number);
-        if (status == cudaSuccess && device < kDevices) known_[device].store(*number, std::memory_order_relaxed);
+        if (status != cudaSuccess) {
+            static_cast<void>(cudaGetLastError());  // or the next launch, on another device perhaps, would report it
+        } else if (device < kDevices) {
+            known_[device].store(*number, std::memory_order_relaxed);
+        }
         return status;
     }
 

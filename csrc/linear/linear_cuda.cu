@@ -45,7 +45,9 @@ Operand operand_of(const Matrix& matrix, bool rows_are_k) {
 }
 
 // Lines run along K unless only M (or N) has neighbours in memory.
-Major major_of(const Operand& operand) { return operand.k_stride > 1 && operand.mn_stride == 1 ? Major::mn : Major::k; }
+Major major_of(const Operand& operand) {
+    return operand.k_stride != 1 && operand.mn_stride == 1 ? Major::mn : Major::k;
+}
 
 bool is_aligned(const Operand& operand, int64_t mn, int64_t k, Major major) {
     const int64_t along = major == Major::k ? operand.k_stride : operand.mn_stride;

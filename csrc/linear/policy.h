@@ -22,7 +22,7 @@ struct Policy {
     int m, n, k, stages;
     int warps_m, warps_n;
     Copy copy;
-    int blocks_per_multiprocessor;  // that registers and shared memory of sm_80 allow; __launch_bounds__ holds to it
+    int blocks_per_multiprocessor;  // that registers allow, __launch_bounds__ holds to it; see resident_of()
 };
 
 // Evidence so far is counted (docs/kernels.md), not yet measured:

@@ -130,6 +130,16 @@ def test_any_alignment(row, layout):
         assert result.row in STAGED
 
 
+def test_lines_along_m_and_n_where_k_has_no_stride():
+    """One element of K, which a single token's gradients have, or rows that repeat: registers have no part in it."""
+    single = aligned(70, 67, 1, "tn")
+    repeated = aligned(1, 70, 1, "nn")[1].expand(30, 70).mT, aligned(1, 67, 1, "nn")[1].expand(30, 67)
+    for a, b in (single, repeated):
+        result = Problem(a, b).run()
+        assert_same(result["out"], exact(a, b) + 0.0)  # a sum that begins with 0 is never -0
+        assert result.row not in STAGED
+
+
 @pytest.mark.parametrize("side", "ab")
 def test_any_strides(side):
     """Every second element of a row, every third row; rows that repeat, elements that repeat along a row, and one
