@@ -233,8 +233,10 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     schedule.blocks = selection.blocks;
     schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, device.multiprocessors * resident_of(policy, shape),
                                 policy.m, policy.n);
-    constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
-    if (schedule.blocks > kMostBlocks) return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles"};
+    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+    if (larger(schedule.blocks, larger(schedule.tiles(), schedule.steps)) > kMost) {
+        return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles, or steps of one"};
+    }
     arguments.epilogue.fine = schedule.is_split();
     prepared->layout = layout_of(p, policy, *prepared);
     prepared->plan = {selection.policy, selection.blocks, prepared->layout.bytes};

@@ -387,6 +387,12 @@ def test_ordinary_numbers(row, layout):
         assert ((out - wanted).abs() <= UNIT[F16] * wanted.abs() + 2 * k * UNIT[F32] * most).all()
 
 
+def test_more_steps_than_a_piece_can_number():
+    one = torch.ones(1, 1, dtype=F16)
+    refused = Problem(one.expand(1, 2**37), one.expand(2**37, 1)).run()
+    assert "more than 2^31 tiles, or steps of one" in refused.report.text
+
+
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
