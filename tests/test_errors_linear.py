@@ -17,6 +17,12 @@ def half(*shape):
     return torch.randn(shape).half()
 
 
+def freed(*shape):
+    tensor = half(*shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 X, W, B, DZ = half(4, 3), half(5, 3), half(5), half(4, 5)
 
 MESSAGES = [
@@ -38,6 +44,9 @@ MESSAGES = [
     (lambda: H.linear(X, W, residual=DZ.float()), r"residual: got torch.float32, wanted torch.float16 as input has"),
     (lambda: OPS.linear(X, W, None, None, "tanh", False),
      r"activation: got 'tanh', wanted one of 'none', 'relu', 'gelu'"),
+    (lambda: H.linear(freed(4, 3), W), r"input: got a tensor of shape \[4, 3\] whose storage was freed"),
+    (lambda: H.linear(X, freed(5, 3)), r"weight: got a tensor of shape \[5, 3\] whose storage was freed.*gather it"),
+    (lambda: H.linear(X, W, freed(5)), r"bias: got a tensor of shape \[5\] whose storage was freed"),
     # its gradients
     (lambda: H.linear_dgrad(half(), W), r"grad_output: got a 0-d tensor, wanted \[\*, out_features\]"),
     (lambda: H.linear_dgrad(DZ.short(), W), r"grad_output: got torch.int16, wanted torch.float16"),

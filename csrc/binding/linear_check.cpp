@@ -60,6 +60,7 @@ std::vector<int64_t> with_last(const Tensor& tensor, int64_t size) {
 
 Rows rows_of(const Tensor& tensor, const std::string& name) {
     const DType dtype = dtype_of(tensor, name);
+    check_memory(tensor, name);
     const Tensor t = collapses(tensor) ? tensor : torch::stable::contiguous(tensor);
     const int64_t last = t.dim() - 1, cols = t.size(last);
     int64_t rows = 1;
@@ -68,6 +69,7 @@ Rows rows_of(const Tensor& tensor, const std::string& name) {
 }
 
 linear::Matrix matrix_of(const Tensor& t, const std::string& name) {
+    check_memory(t, name);
     const int64_t d = t.dim() - 2, rows = t.size(d), cols = t.size(d + 1);
     const int64_t row_stride = rows == 1 ? cols : t.stride(d), col_stride = cols == 1 ? 1 : t.stride(d + 1);
     return {t.const_data_ptr(), dtype_of(t, name), rows, cols, row_stride, col_stride};
@@ -116,6 +118,7 @@ void check_linear(const Tensor& input, const Tensor& weight, const std::optional
         check_same_device(*bias, input, bias_name, "input");
         check_same_dtype(*bias, input, bias_name, "input");
         check_shape(*bias, {weight.size(0)}, bias_name, "one number for each row of " + weight_name);
+        check_memory(*bias, bias_name);
     }
 }
 
