@@ -44,7 +44,11 @@ class DeviceFact {
         *number = device < kDevices ? known_[device].load(std::memory_order_relaxed) : 0;
         if (*number != 0) return status;
         status = ask(device, number);
-        if (status == cudaSuccess && device < kDevices) known_[device].store(*number, std::memory_order_relaxed);
+        if (status != cudaSuccess) {
+            static_cast<void>(cudaGetLastError());  // or the next launch, on another device perhaps, would report it
+        } else if (device < kDevices) {
+            known_[device].store(*number, std::memory_order_relaxed);
+        }
         return status;
     }
 
@@ -92,6 +96,19 @@ cudaError_t has_kernel() {
         *number = 1;
         cudaFuncAttributes attributes;
         return cudaFuncGetAttributes(&attributes, kKernel);
+    });
+}
+
+// The architecture that a kernel was compiled for, 10 * major + minor: what is in it. The device's own is newer where
+// the driver has translated PTX.
+template <auto kKernel>
+cudaError_t compiled_for(int* architecture) {
+    static DeviceFact known;
+    return known.get(architecture, [](int, int* number) {
+        cudaFuncAttributes attributes;
+        const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+        if (status == cudaSuccess) *number = attributes.ptxVersion;
+        return status;
     });
 }
 

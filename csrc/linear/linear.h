@@ -25,7 +25,7 @@ namespace halfops::linear {
 struct Matrix {
     const void* data;
     DType dtype;
-    int64_t rows, cols, row_stride, col_stride;  // strides count elements; any are legal
+    int64_t rows, cols, row_stride, col_stride;  // strides count elements; any from 0 on are legal
 };
 
 struct Epilogue {

@@ -19,7 +19,7 @@ struct Device {
 };
 
 cudaError_t current_device(Device* device) {
-    static DeviceFact multiprocessors, shared_bytes, compute_major;
+    static DeviceFact multiprocessors, shared_bytes;
     const auto attribute = [](cudaDeviceAttr which) {
         return [which](int index, int* number) { return cudaDeviceGetAttribute(number, which, index); };
     };
@@ -27,9 +27,10 @@ cudaError_t current_device(Device* device) {
     if (status == cudaSuccess) {
         status = shared_bytes.get(&device->shared_bytes, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
     }
-    if (status == cudaSuccess) {
-        status = compute_major.get(&device->compute_major, attribute(cudaDevAttrComputeCapabilityMajor));
-    }
+    // Code for sm_75 has neither cp.async nor bf16, wherever it runs.
+    int architecture = 0;
+    if (status == cudaSuccess) status = compiled_for<finish_squares_kernel>(&architecture);
+    device->compute_major = architecture / 10;
     return status;
 }
 
@@ -44,12 +45,14 @@ Operand operand_of(const Matrix& matrix, bool rows_are_k) {
 }
 
 // Lines run along K unless only M (or N) has neighbours in memory.
-Major major_of(const Operand& operand) { return operand.k_stride > 1 && operand.mn_stride == 1 ? Major::mn : Major::k; }
+Major major_of(const Operand& operand) {
+    return operand.k_stride != 1 && operand.mn_stride == 1 ? Major::mn : Major::k;
+}
 
-bool is_aligned(const Operand& operand, Major major) {
+bool is_aligned(const Operand& operand, int64_t mn, int64_t k, Major major) {
     const int64_t along = major == Major::k ? operand.k_stride : operand.mn_stride;
     const int64_t line = major == Major::k ? operand.mn_stride : operand.k_stride;
-    const bool side_by_side = along == 0 || along == 1;
+    const bool side_by_side = along == 1 || (major == Major::k ? k : mn) <= 1;
     return side_by_side && reinterpret_cast<uint64_t>(operand.data) % kChunkBytes == 0 && line % kChunkElements == 0;
 }
 
@@ -171,7 +174,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     Device device{};
     if (const cudaError_t status = current_device(&device); status != cudaSuccess) return status_of(status);
     if (p.a.dtype == DType::bf16 && device.compute_major < 8) {
-        return {static_cast<int>(cudaErrorNotSupported), "no bfloat16 instructions below sm_80"};
+        return {static_cast<int>(cudaErrorNotSupported), "sm_75"};
     }
     GemmArguments& arguments = prepared->arguments;
     Operands& o = arguments.operands;
@@ -194,7 +197,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     const Major a = prepared->major_a = major_of(o.a[0]), b = prepared->major_b = major_of(o.b[0]);
     bool aligned = are_aligned(p.a_offsets, p.batch) && are_aligned(p.b_offsets, p.batch);
     for (int i = 0; i < 2; ++i) {
-        aligned = aligned && is_aligned(o.a[i], a) && is_aligned(o.b[i], b);
+        aligned = aligned && is_aligned(o.a[i], o.m, o.k, a) && is_aligned(o.b[i], o.n, o.k, b);
         const Extent in_a = extent_of(o.a[i], o.m, o.k, p.a_offsets, p.batch);
         const Extent in_b = extent_of(o.b[i], o.n, o.k, p.b_offsets, p.batch);
         o.a_begin[i] = in_a.begin;
@@ -230,8 +233,10 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     schedule.blocks = selection.blocks;
     schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, device.multiprocessors * resident_of(policy, shape),
                                 policy.m, policy.n);
-    constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
-    if (schedule.blocks > kMostBlocks) return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles"};
+    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+    if (larger(schedule.blocks, larger(schedule.tiles(), schedule.steps)) > kMost) {
+        return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles, or steps of one"};
+    }
     arguments.epilogue.fine = schedule.is_split();
     prepared->layout = layout_of(p, policy, *prepared);
     prepared->plan = {selection.policy, selection.blocks, prepared->layout.bytes};

@@ -22,7 +22,7 @@ struct Policy {
     int m, n, k, stages;
     int warps_m, warps_n;
     Copy copy;
-    int blocks_per_multiprocessor;  // that registers and shared memory of sm_80 allow; __launch_bounds__ holds to it
+    int blocks_per_multiprocessor;  // that registers allow, __launch_bounds__ holds to it; see resident_of()
 };
 
 // Evidence so far is counted (docs/kernels.md), not yet measured:
@@ -131,10 +131,10 @@ constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
     const int64_t sharing = blocks >= slots ? resident_of(p, s) : ceil_div(blocks, s.multiprocessors);
     double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + kFixed);
-    // No faster than the operands come from memory once.
+    // No faster than the operands come from memory once; of rows that all wait for it, the one with the least to do.
     const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
                         static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
-    if (clocks < once + kFixed) clocks = once + kFixed;
+    if (clocks < once + kFixed) clocks = once + kFixed + clocks / 1024;
     if (blocks > tiles) {
         const double sums = static_cast<double>(blocks) * p.m * p.n * 4.0 * 2.0;
         clocks += kLaunch + sums / (kSums * s.multiprocessors);

@@ -36,13 +36,14 @@ struct Schedule {
         const int64_t total = tiles() * steps, whole = total / blocks, rest = total % blocks;
         return block * whole + block * rest / blocks;
     }
-    // The block whose share holds a step.
+    // The block whose share holds a step: the last that does not begin behind it. A double says which, or its
+    // neighbour.
     HALFOPS_HD int64_t block_of(int64_t step) const {
-        const int64_t total = tiles() * steps, whole = total / blocks;
-        int64_t block = smaller(blocks - 1, step / larger(1, whole));
-        while (share_begin(block) > step) --block;
-        while (block + 1 < blocks && share_begin(block + 1) <= step) ++block;
-        return block;
+        const double place = static_cast<double>(step + 1) * static_cast<double>(blocks);
+        const auto guess = static_cast<int64_t>(place / static_cast<double>(tiles() * steps));
+        const int64_t block = smaller(blocks - 1, guess);
+        if (share_begin(block) > step) return block - 1;
+        return block + 1 < blocks && share_begin(block + 1) <= step ? block + 1 : block;
     }
     // The piece that begins at a step of a block's share.
     HALFOPS_HD Piece piece_at(int64_t block, int64_t step) const {

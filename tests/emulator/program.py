@@ -43,6 +43,7 @@ class Mode:
     multiprocessors: int = 2
     blocks_per_multiprocessor: int = 2
     capability: int = 90
+    compiled_for: int = 0  # an older architecture, whose PTX the driver has translated; 0: the device's own
 
     def short(self) -> str:
         return f"{self.order}-{self.seed}"
@@ -53,7 +54,7 @@ class Mode:
         completion = COMPLETIONS.index(self.completion or usual)
         how = [ORDERS.index(self.order), self.seed, int(self.poison), completion]
         device = [self.multiprocessors, self.blocks_per_multiprocessor, self.capability, MOST_SHARED[self.capability]]
-        return how + device
+        return [*how, *device, self.compiled_for or self.capability]
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,23 @@ def test_any_alignment(row, layout):
         assert result.row in STAGED
 
 
+def test_lines_along_m_and_n_where_k_has_no_stride():
+    """One element of K, which a single token's gradients have, or rows that repeat: registers have no part in it."""
+    single = aligned(70, 67, 1, "tn")
+    repeated = aligned(1, 70, 1, "nn")[1].expand(30, 70).mT, aligned(1, 67, 1, "nn")[1].expand(30, 67)
+    for a, b in (single, repeated):
+        result = Problem(a, b).run()
+        assert_same(result["out"], exact(a, b) + 0.0)  # a sum that begins with 0 is never -0
+        assert result.row not in STAGED
+
+
 @pytest.mark.parametrize("side", "ab")
 def test_any_strides(side):
-    """Every second element of a row, every third row, rows that repeat, rows backwards in none of torch's views."""
+    """Every second element of a row, every third row; rows that repeat, elements that repeat along a row, and one
+    element everywhere, which is what the gradient of a sum is."""
     wide = whole_numbers(90, 200, seed=3)
-    for view in (wide[::3, ::2][:30, :40], wide[::2, ::5].mT[:30, :40], wide[:1, :40].expand(30, 40)):
+    repeated = wide[:1, :40].expand(30, 40), wide[:30, :1].expand(30, 40), wide[:1, 8:9].expand(30, 40)
+    for view in (wide[::3, ::2][:30, :40], wide[::2, ::5].mT[:30, :40], *repeated):
         other = whole_numbers(40, 30, seed=4)
         a, b = (view, other) if side == "a" else (other.mT.contiguous(), view.mT)
         assert_same(Problem(a, b).run()["out"], exact(a, b))
@@ -375,6 +387,12 @@ def test_ordinary_numbers(row, layout):
         assert ((out - wanted).abs() <= UNIT[F16] * wanted.abs() + 2 * k * UNIT[F32] * most).all()
 
 
+def test_more_steps_than_a_piece_can_number():
+    one = torch.ones(1, 1, dtype=F16)
+    refused = Problem(one.expand(1, 2**37), one.expand(2**37, 1)).run()
+    assert "more than 2^31 tiles, or steps of one" in refused.report.text
+
+
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
@@ -385,8 +403,12 @@ def test_every_device_has_a_tile():
         result = Problem(a, b).run(Mode(capability=capability, multiprocessors=4))
         assert_same(result["out"], exact(a, b))
         assert (result.row in STAGED) == (capability == 75)
-    refused = Problem(*aligned(8, 8, 8, "nt", BF16)).run(Mode(capability=75))
-    assert "bfloat16" in refused.report.text
+    for older in (Mode(capability=75), Mode(capability=86, compiled_for=75)):
+        result = Problem(a, b).run(older)
+        assert_same(result["out"], exact(a, b))
+        assert result.row in STAGED
+        refused = Problem(*aligned(8, 8, 8, "nt", BF16)).run(older)
+        assert refused.report.text.endswith("sm_75")
 
 
 # --- sanitizers -------------------------------------------------------------------------------------------------------

@@ -241,8 +241,8 @@ def test_large_products_get_large_tiles(device):
 
 @pytest.mark.parametrize("device", ["A100", "H200"])
 def test_few_rows_get_the_tile_for_few_rows(device):
-    for m in (1, 2, 8, 15, 16):
-        assert choice(device, m, 4096, 4096).row == "16x128x64"
+    for m, n in itertools.product((1, 2, 8, 15, 16), (4096, 11008)):
+        assert choice(device, m, n, 4096).row == "16x128x64"
     assert choice(device, 17, 4096, 4096).row == "32x128x64"
 
 

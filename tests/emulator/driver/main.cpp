@@ -53,7 +53,7 @@ void write_file(const char* path, const std::list<Stored>& stored) {
 }  // namespace
 
 int main(int count, char** words) {
-    if (count != 11) return EXIT_FAILURE;
+    if (count != 12) return EXIT_FAILURE;
     const auto number = [&](int i) { return std::atoi(words[i]); };
     config() = Config{static_cast<Order>(number(3)),
                       static_cast<uint32_t>(std::atoll(words[4])),
@@ -62,7 +62,8 @@ int main(int count, char** words) {
                       number(7),
                       number(8),
                       number(9),
-                      number(10)};
+                      number(10),
+                      number(11)};
     const std::list<Stored> stored = read_file(words[2]);
     std::vector<Array> arrays;
     for (const Stored& array : stored) arrays.push_back({array.name.c_str(), array.data, array.bytes});

@@ -39,9 +39,9 @@ void fail(const std::string& message, Location where, const Thread& culprit) {
 }
 
 void require_capability(const char* instruction, int capability, Location where) {
-    const int has = config().capability;
+    const int has = config().compiled_for;
     if (has >= capability) return;
-    fail(format("%s needs compute capability %d.%d, the device has %d.%d", instruction, capability / 10,
+    fail(format("%s needs compute capability %d.%d, the kernel was compiled for %d.%d", instruction, capability / 10,
                 capability % 10, has / 10, has % 10),
          where);
 }

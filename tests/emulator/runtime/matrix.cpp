@@ -111,7 +111,7 @@ void load_matrices(uint32_t* registers, int matrices, bool transposed, const voi
 void multiply_add(Half format, Steps steps, float* d, const uint32_t* a, const uint32_t* b, Location where) {
     const EnterRuntime entered;
     if (format == Half::bf16) require_capability("mma of bf16", 80, where);
-    if (config().capability < 80) steps = Steps::two_of_8;
+    if (config().compiled_for < 80) steps = Steps::two_of_8;
     MultiplyAdd operand{format, steps, a, b, d};
     meet_whole_warp("mma", &operand, execute_multiply_add, where);
 }

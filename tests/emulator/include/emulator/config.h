@@ -31,6 +31,7 @@ struct Config {
     int32_t blocks_per_multiprocessor = 2;
     int32_t capability = 90;       // the compute capability times ten
     int32_t most_shared = 232448;  // dynamic shared memory that a block may have once its kernel asks for it
+    int32_t compiled_for = 90;     // the architecture whose instructions kernels consist of, no newer than the device
 };
 
 Config& config();
