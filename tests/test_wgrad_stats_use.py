@@ -102,6 +102,19 @@ def test_with_several_processes_gradients_are_read(processes, when, device, monk
         assert checked(model, new_scaler(device)) == names_of_weights(model)
 
 
+@pytest.mark.parametrize("name", fresh._LAUNCHERS)
+def test_other_processes_that_only_the_launcher_knows_of(name, device, monkeypatch):
+    """As in a job of Horovod's, which reduces without torch.distributed."""
+    model = network(device)
+    backward(model)
+    for size, known in (("4", False), ("1", True)):
+        monkeypatch.setenv(name, size)
+        fresh._launched_with_others.cache_clear()
+        assert fresh.wanted(device) == known
+        assert (fresh.take([p.grad for p in weights(model)]) != {}) == known
+    fresh._launched_with_others.cache_clear()
+
+
 class Graph:
     pass
 
