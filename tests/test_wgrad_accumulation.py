@@ -286,7 +286,7 @@ def test_modules_carry_it(device):
 @pytest.fixture
 def recorded(monkeypatch):
     found = []
-    monkeypatch.setattr(fresh, "wanted", lambda device: True)
+    monkeypatch.setattr(fresh, "wanted", lambda device, dtype: True)
     monkeypatch.setattr(fresh, "record", lambda grad, stats: found.append((grad.data_ptr(), stats.clone())))
     return found
 

@@ -30,7 +30,7 @@ Source = Literal["read", "wgrad"]  # where statistics come from: a pass over gra
 
 
 class _Setting(NamedTuple):
-    enabled: bool | None = None  # None: on GPUs only
+    enabled: bool | None = None  # None: 16-bit products on GPUs only
     distributed: bool = False
 
 
@@ -58,7 +58,7 @@ class wgrad_stats:  # noqa: N801  named as torch.set_grad_enabled is
 
     Args:
         enabled: True: on any device. False: never, and those that are there are not used. None, the default when
-            nothing was set: on GPUs; on a CPU they would cost the read that they spare.
+            nothing was set: of 16-bit products on GPUs; elsewhere they would cost the read that they spare, or more.
         distributed: True: also where torch.distributed, torchrun or MPI has several processes. That is right only if no
             gradient is reduced, averaged or otherwise changed by communication between backward and step.
     """
@@ -86,10 +86,11 @@ def _set(setting: _Setting) -> None:
             _records.clear()
 
 
-def wanted(device: torch.device) -> bool:
-    """Whether weight gradients on this device should leave their statistics."""
+def wanted(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weight gradients from operands of this dtype, on this device, should leave their statistics."""
     enabled, distributed = _setting
-    if not (device.type == "cuda" if enabled is None else enabled):
+    # Only the kernels of 16-bit products have them for nothing: where torch's ops serve, they are several passes.
+    if not (device.type == "cuda" and dtype.itemsize == 2 if enabled is None else enabled):
         return False
     return distributed or not _several_processes()
 
