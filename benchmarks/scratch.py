@@ -158,6 +158,10 @@ def commit(root: Path, site: Path | None) -> str | None:
         return named
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+        try:
+            if told := subprocess.run(command, capture_output=True, text=True).stdout.strip():
+                return told
+        except OSError:  # no git here
+            pass
     facts = site / "halfops" / "_build_info.json" if site is not None else None
     return json.loads(facts.read_text()).get("git") if facts is not None and facts.exists() else None

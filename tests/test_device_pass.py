@@ -268,13 +268,37 @@ def test_a_build_from_a_wheel_compiles_nothing(make, tmp_path):
 def test_the_tests_run_from_the_checkout_on_a_card(make):
     context = make(H200, {})
     assert device_pass.tests(context) == ("ok", "tests went well")
-    words, _ = context.ran["tests"]
+    words, how = context.ran["tests"]
     assert words[-1] == "--maxfail=20"
     assert str(ROOT / "tests") in words
+    assert how["seconds"] == 240
     context = make(NO_CARD, {"tests": ("failed", "3/99 tests collected (96 deselected), 1 error in 2s")})
     assert device_pass.tests(context)[0] == "failed"
     context = make(NO_CARD, {"tests": ("failed", "no tests collected (99 deselected) in 2s")})
     assert device_pass.tests(context)[0] == "skipped"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_tests_run_side_by_side_where_pytest_can(there, make, monkeypatch):
+    found = {"pytest", "xdist"} if there else {"pytest"}
+    monkeypatch.setattr(device_pass.importlib.util, "find_spec", lambda name: name if name in found else None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    context = make(H200, {}, whole=True)
+    device_pass.tests(context)
+    words, how = context.ran["tests"]
+    assert how["seconds"] == 100
+    assert ("-n" in words) == there
+    assert not there or words[words.index("-n") + 1] == "8"
+
+
+def test_a_toolkit_that_is_not_on_the_path(monkeypatch):
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device_pass.shutil, "which", lambda name: None)
+    monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/usr/local/cuda/bin/nvcc")
+    assert device_pass.toolkit() == {"CUDA_HOME": "/usr/local/cuda"}
+    monkeypatch.setattr(device_pass.shutil, "which", lambda name: "/usr/bin/nvcc")
+    assert device_pass.toolkit() == {}
 
 
 def test_the_sanitizers_findings_and_refusals_are_told_apart(make, monkeypatch):
@@ -286,6 +310,7 @@ def test_the_sanitizers_findings_and_refusals_are_told_apart(make, monkeypatch):
     assert (status, note.count("(37 parts ran)")) == ("ok", 4)
     words, how = context.ran["racecheck"]
     assert words[:5] == ["/bin/compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9"]
+    assert (words[-1], how["seconds"]) == ("150", 180)
     assert how["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
     context = make(H200, dict.fromkeys(device_pass.TOOLS, refused))
     assert device_pass.sanitize(context)[0] == "skipped"

@@ -248,7 +248,7 @@ def test_only_needed_gradients_are_computed(function, needed, device, monkeypatc
     wanted = {
         "want_weight": "w" in needed,
         "want_bias": "b" in needed and function == "linear",
-        "want_stats": "w" in needed and fresh.wanted(device),
+        "want_stats": "w" in needed and fresh.wanted(device, torch.float16),
     }
     assert [flags for n, flags in calls if n == "linear_wgrad"] == ([wanted] if any(wanted.values()) else [])
     assert "linear" not in [n for n, _ in calls], "nothing is computed twice"
@@ -278,7 +278,11 @@ def test_only_needed_gradients_of_a_gate_are_computed(function, needed, device, 
     wanted = [{"want_bias": biases}] if outer and needed != "d" else []
     assert [flags for n, flags in calls if n == "gated_dgrad"] == wanted
     pairs = [("d" in needed and outer, False), *(("gu"[i] in needed, "bv"[i] in needed and not outer) for i in (0, 1))]
-    flags = [{"want_weight": w, "want_bias": b, "want_stats": w and fresh.wanted(device)} for w, b in pairs if w or b]
+    flags = [
+        {"want_weight": w, "want_bias": b, "want_stats": w and fresh.wanted(device, torch.float16)}
+        for w, b in pairs
+        if w or b
+    ]
     assert [flags for n, flags in calls if n == "linear_wgrad"] == flags
     assert not {"linear", "linear_dgrad", "matmul"} & set(names), "nothing is computed twice"
     for name in shapes:

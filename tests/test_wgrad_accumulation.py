@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 from bounds import UNIT
 from cases import DTYPES, bits
 from cases.linear import stats_of
@@ -216,6 +218,19 @@ def test_compiled_modules_return_gradients(make, device):
         assert torch.equal(bits(a.grad), bits(b.grad))
 
 
+@pytest.mark.parametrize("make", [MODULES["linear-plain"], MODULES["mlp"], Gate], ids=["linear", "mlp", "gated_linear"])
+def test_a_backward_pass_that_is_compiled_alone_returns_them(make, device):
+    """Compiled autograd traces the backward pass of an eager forward one."""
+    torch._dynamo.reset()
+    module, x = prepared(make, device)
+    twin = copy.deepcopy(module).float()
+    with torch._dynamo.compiled_autograd._enable(functools.partial(torch.compile, fullgraph=True, backend="aot_eager")):
+        module.float()(x.float()).sum().backward()
+    twin(x.float()).sum().backward()
+    for a, b in zip(module.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
 def test_hooks_do_not_see_it(device):
     """As documented: a tensor hook is shown None."""
     module, x = prepared(MODULES["linear"], device)
@@ -286,7 +301,7 @@ def test_modules_carry_it(device):
 @pytest.fixture
 def recorded(monkeypatch):
     found = []
-    monkeypatch.setattr(fresh, "wanted", lambda device: True)
+    monkeypatch.setattr(fresh, "wanted", lambda device, dtype: True)
     monkeypatch.setattr(fresh, "record", lambda grad, stats: found.append((grad.data_ptr(), stats.clone())))
     return found
 

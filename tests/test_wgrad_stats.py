@@ -27,6 +27,7 @@ from cases.wgrad_stats import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+import halfops
 import halfops.functional as H
 from halfops._ops import fresh, optim_plan
 from halfops._ops import scale as scale_ops
@@ -154,6 +155,33 @@ def test_some_gradients_are_fresh(device, access):
         p.grad.mul_(3)
     wanted = [n for n, p in model.named_parameters() if p.dim() == 2 and all(p is not c for c in changed)]
     assert checked(model, new_scaler(device)) == wanted
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda p: p.new_ones(1).expand(p.shape),
+        lambda p: torch.ones(10, 8).to(p)[::2, ::2],
+        lambda p: p.new_ones(4, 5).t(),
+        lambda p: p.new_ones(5, 4)._neg_view(),
+    ],
+    ids=["expanded", "sliced", "transposed", "negated"],
+)
+def test_gradients_beside_fresh_ones_may_lie_anyhow(other, device):
+    """The step takes such gradients, so what reads them for it does, too."""
+    ends = []
+    for enabled in (True, False):
+        with wgrad_stats(enabled):
+            torch.manual_seed(0)
+            layer = Linear(6, 5, bias=False).to(device, torch.float16)
+            extra = torch.nn.Parameter(torch.ones(5, 4).to(device, torch.float16))
+            optimizer = halfops.optim.SGD([layer.weight, extra], lr=0.1, max_grad_norm=1.0)
+            backward(layer)
+            extra.grad = other(extra.detach())
+            assert fresh.recorded() == enabled
+            optimizer.step()
+            ends.append(everything(torch.nn.ParameterList([layer.weight, extra]), optimizer))
+    assert all(torch.allclose(a, b, rtol=2 * UNIT[torch.float16], atol=0) for a, b in zip(*ends, strict=True))
 
 
 def test_backward_passes_in_several_threads(device):

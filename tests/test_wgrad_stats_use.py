@@ -48,28 +48,31 @@ def test_zeros_are_counted_by_reading(make, device):
 
 def test_the_default_is_by_device():
     with wgrad_stats(None):
-        assert fresh.wanted(torch.device("cuda"))
-        assert not fresh.wanted(torch.device("cpu"))
+        assert fresh.wanted(torch.device("cuda"), torch.float16)
+        assert fresh.wanted(torch.device("cuda"), torch.bfloat16)
+        for dtype in (torch.float32, torch.float64):  # torch's ops, which would have to read what they made
+            assert not fresh.wanted(torch.device("cuda"), dtype)
+        assert not fresh.wanted(torch.device("cpu"), torch.float16)
         backward(network(torch.device("cpu")))
         assert not fresh.recorded()
 
 
 def test_the_switch(device):
-    assert fresh.wanted(device)
+    assert fresh.wanted(device, torch.float16)
     with wgrad_stats(False):
-        assert not fresh.wanted(device)
+        assert not fresh.wanted(device, torch.float16)
         with wgrad_stats(True):
-            assert fresh.wanted(device)
-        assert not fresh.wanted(device)
-    assert fresh.wanted(device)
+            assert fresh.wanted(device, torch.float16)
+        assert not fresh.wanted(device, torch.float16)
+    assert fresh.wanted(device, torch.float16)
     wgrad_stats(False)
-    assert not fresh.wanted(device)
+    assert not fresh.wanted(device, torch.float16)
     wgrad_stats(True)
-    assert fresh.wanted(device)
+    assert fresh.wanted(device, torch.float16)
     for wrong in (1, "cuda"):
         with pytest.raises(TypeError, match=r"enabled: got .* wanted True, False, or None"):
             wgrad_stats(wrong)
-    assert fresh.wanted(device)
+    assert fresh.wanted(device, torch.float16)
 
 
 def test_switched_off_after_backward(device):
@@ -100,6 +103,19 @@ def test_with_several_processes_gradients_are_read(processes, when, device, monk
         model.zero_grad()
         backward(model)
         assert checked(model, new_scaler(device)) == names_of_weights(model)
+
+
+@pytest.mark.parametrize("name", fresh._LAUNCHERS)
+def test_other_processes_that_only_the_launcher_knows_of(name, device, monkeypatch):
+    """As in a job of Horovod's, which reduces without torch.distributed."""
+    model = network(device)
+    backward(model)
+    for size, known in (("4", False), ("1", True)):
+        monkeypatch.setenv(name, size)
+        fresh._launched_with_others.cache_clear()
+        assert fresh.wanted(device, torch.float16) == known
+        assert (fresh.take([p.grad for p in weights(model)]) != {}) == known
+    fresh._launched_with_others.cache_clear()
 
 
 class Graph:

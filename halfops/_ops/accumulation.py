@@ -21,7 +21,9 @@ def parameter_of(weight: Tensor, fuse: bool) -> Tensor | None:
 
 def target_of(parameter: Tensor | None) -> Tensor | None:
     """Where the gradient is to be added, asked in backward; None if it is to be returned."""
-    if parameter is None or torch.is_grad_enabled() or not _ends_in_grad(parameter):
+    if parameter is None or torch.compiler.is_compiling() or torch.is_grad_enabled():  # compiling: backward alone
+        return None
+    if not _ends_in_grad(parameter):
         return None
     into = getattr(parameter, "main_grad", None)
     if into is None:

@@ -7,13 +7,15 @@ adds or replaces it; the target of `linear_wgrad_` is the `.grad`. `take` gives 
 such a gradient, once; anything else is not fresh, and is read.
 
 Writes that move no counter cannot be seen: through `.data`, in other libraries' kernels, in replays of CUDA graphs.
-Collectives are of that kind, so nothing is fresh where there are other processes, unless the user says so.
+Collectives are of that kind, torch's and other libraries', so nothing is fresh where torch.distributed or the launcher
+says that there are other processes, unless the user says so.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ Source = Literal["read", "wgrad"]  # where statistics come from: a pass over gra
 
 
 class _Setting(NamedTuple):
-    enabled: bool | None = None  # None: on GPUs only
+    enabled: bool | None = None  # None: 16-bit products on GPUs only
     distributed: bool = False
 
 
@@ -56,9 +58,9 @@ class wgrad_stats:  # noqa: N801  named as torch.set_grad_enabled is
 
     Args:
         enabled: True: on any device. False: never, and those that are there are not used. None, the default when
-            nothing was set: on GPUs; on a CPU they would cost the read that they spare.
-        distributed: True: also where torch.distributed has several processes. That is right only if no gradient is
-            reduced, averaged or otherwise changed by communication between backward and step.
+            nothing was set: of 16-bit products on GPUs; elsewhere they would cost the read that they spare, or more.
+        distributed: True: also where torch.distributed, torchrun or MPI has several processes. That is right only if no
+            gradient is reduced, averaged or otherwise changed by communication between backward and step.
     """
 
     def __init__(self, enabled: bool | None, *, distributed: bool = False) -> None:
@@ -84,10 +86,11 @@ def _set(setting: _Setting) -> None:
             _records.clear()
 
 
-def wanted(device: torch.device) -> bool:
-    """Whether weight gradients on this device should leave their statistics."""
+def wanted(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weight gradients from operands of this dtype, on this device, should leave their statistics."""
     enabled, distributed = _setting
-    if not (device.type == "cuda" if enabled is None else enabled):
+    # Only the kernels of 16-bit products have them for nothing: where torch's ops serve, they are several passes.
+    if not (device.type == "cuda" and dtype.itemsize == 2 if enabled is None else enabled):
         return False
     return distributed or not _several_processes()
 
@@ -165,7 +168,19 @@ class _Unknown:
 
 def _several_processes() -> bool:
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        return True
+    return _launched_with_others()
+
+
+# How many processes a launcher started: torchrun, Horovod's, Open MPI's, MPICH's and Intel's, MVAPICH's.
+_LAUNCHERS = ("WORLD_SIZE", "HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+@functools.cache
+def _launched_with_others() -> bool:
+    """Horovod, for one, reduces gradients without torch.distributed."""
+    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in _LAUNCHERS)
 
 
 _LIBRARY = torch.library.Library("aten", "IMPL")

@@ -266,7 +266,7 @@ def parameter_grads(
 
     The dw of a `parameter` is added into what accumulates its gradient, if that is possible now; then it is None here.
     """
-    want_stats = want_weight and not torch.compiler.is_compiling() and fresh.wanted(dz.device)
+    want_stats = want_weight and not torch.compiler.is_compiling() and fresh.wanted(dz.device, dz.dtype)
     target = accumulation.target_of(parameter) if want_weight else None
     if target is not None:
         assert x is not None

@@ -14,10 +14,12 @@ fuse_wgrad_accumulation=True, where a function has it, is for gradient accumulat
 adds it straight into the weight's `main_grad` or, without one, into the `.grad` that is there, with one rounding from
 the float32 sum. That spares writing the gradient and reading it again. `main_grad` is an attribute that you set, a
 tensor of the weight's shape, perhaps in float32; `.grad` is then left alone. It happens in a plain backward pass, for a
-weight that is a leaf. Otherwise the gradient is returned as ever: the first time, when there is no `.grad` yet, for a
-weight that autocast casts, with create_graph=True, torch.autograd.grad or torch.compile. Hooks on the parameter do not
-see a gradient that is added this way (a tensor hook gets None), those by which DistributedDataParallel and sharding
-reduce gradients included: reduce them yourself after the last backward pass, or keep to the default.
+weight that is a leaf. Otherwise the gradient is returned as ever, into `.grad` even beside a `main_grad`: the first
+time, when there is no `.grad` yet, for a weight that autocast casts, with create_graph=True, torch.autograd.grad or
+torch.compile. Hooks on the parameter do not see a gradient that is added this way (a tensor hook gets None), those by
+which DistributedDataParallel and sharding reduce gradients included: reduce them yourself after the last backward pass,
+or keep to the default. The kernel runs on the stream of the layer's forward pass and takes none of autograd's locks:
+use such a weight on one stream, and in one thread's backward pass at a time.
 
 Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp) are refused.
 """

@@ -121,7 +121,8 @@ class Call:
         measured = [self._part(list(known), fresh.combined(list(known.values())), "wgrad")]
         others = [i for i in range(len(grads)) if i not in known]
         if others:
-            measured.append(self._part(others, grad_stats([grads[i] for i in others]), "read"))
+            dense = [_dense(self.params[i], grads[i]) for i in others]
+            measured.append(self._part(others, grad_stats(dense), "read"))
         return measured
 
     def _part(self, chosen: list[int], stats: GradStats, source: Source) -> Measured:
@@ -137,10 +138,10 @@ class Call:
 
     def _in_line(self, param: Tensor, grad: Tensor) -> Tensor:
         """The gradient with its elements in memory as the parameter has them, and as their values."""
-        if same_order(param, grad) and not grad.is_neg():
-            return grad
-        self.copied.append(grad)
-        return in_layout_of(param, grad, grad.dtype)
+        dense = _dense(param, grad)
+        if dense is not grad:
+            self.copied.append(grad)
+        return dense
 
 
 class WorkList:
@@ -213,6 +214,11 @@ def same_order(param: Tensor, grad: Tensor) -> bool:
     if param.is_contiguous():
         return grad.is_contiguous()
     return all(a == b or size == 1 for size, a, b in zip(param.shape, param.stride(), grad.stride(), strict=True))
+
+
+def _dense(param: Tensor, grad: Tensor) -> Tensor:
+    """The gradient, or a copy with its elements where the parameter has them and as their values."""
+    return grad if same_order(param, grad) and not grad.is_neg() else in_layout_of(param, grad, grad.dtype)
 
 
 def gradients_fit(params: list[Tensor], grads: list[Tensor]) -> bool:
