@@ -113,29 +113,35 @@ constexpr double shared_clocks(const Policy& p) {
 }
 
 // Clocks that the rows' blocks would take, the basis of the choice. A stage takes what its slowest resource does,
-// tensor pipes, shared memory or the way from L2, divided by how much of that a loop achieves; a block needs kFixed for
-// its first loads and its epilogue; partial sums cost a second launch and their way through memory. All of it is
-// counted or guessed, nothing is measured yet.
+// tensor pipes, shared memory or the way from L2, and a tenth of what the others do, for they get in each other's way;
+// through registers, one stage ahead, kStaged of that speed is reached. A block's first loads take kFirst, and its
+// outputs their way to memory, which another block on the multiprocessor can hide; partial sums cost a second launch
+// and their way through memory. Blocks that walk through several tiles drift apart in K and share less of L2, which
+// kDrift stands for. All of it is counted or guessed, nothing is measured yet.
 constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
-    constexpr double kFixed = 2500, kLaunch = 6000;
+    constexpr double kFirst = 1500, kLaunch = 6000, kDrift = 1.08;
     constexpr double kFromL2 = 40, kFromMemory = 18, kSums = 20;  // bytes a clock and multiprocessor
-    constexpr double kAsync = 0.9, kStaged = 0.5;                 // of the slowest resource
+    constexpr double kInTheWay = 0.1, kStaged = 0.55;
     const int64_t tiles = tiles_of(p, s);
     const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(blocks);
-    double step = (p.m + p.n) * p.k * 2.0 / kFromL2;
+    const double from_l2 = (p.m + p.n) * p.k * 2.0 / kFromL2;
+    double step = from_l2;
     if (step < tensor_clocks(p)) step = tensor_clocks(p);
     if (step < shared_clocks(p)) step = shared_clocks(p);
-    step /= p.copy == Copy::async ? kAsync : kStaged;
+    step += kInTheWay * (tensor_clocks(p) + shared_clocks(p) + from_l2 - step);
+    if (p.copy == Copy::staged) step /= kStaged;
+    if (blocks < tiles) step *= kDrift;
     const int64_t slots = s.multiprocessors * resident_of(p, s);
+    const double fixed = kFirst + p.m * p.n * 2.0 / kFromMemory / static_cast<double>(resident_of(p, s));
     const int64_t waves = ceil_div(blocks, slots);
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
     const int64_t sharing = blocks >= slots ? resident_of(p, s) : ceil_div(blocks, s.multiprocessors);
-    double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + kFixed);
+    double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + fixed);
     // No faster than the operands come from memory once; of rows that all wait for it, the one with the least to do.
     const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
                         static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
-    if (clocks < once + kFixed) clocks = once + kFixed + clocks / 1024;
-    if (blocks > tiles) {
+    if (clocks < once + fixed) clocks = once + fixed + clocks / 1024;
+    if (blocks != tiles) {
         const double sums = static_cast<double>(blocks) * p.m * p.n * 4.0 * 2.0;
         clocks += kLaunch + sums / (kSums * s.multiprocessors);
     }
