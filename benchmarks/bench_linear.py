@@ -21,7 +21,7 @@ from halfops._ops import linear as ops
 
 from . import jobs, linear_peers, shapes
 from .figures import rate
-from .harness import Recorder, Timing, Watch, interleave, options
+from .harness import Recorder, Timing, Watch, interleave, options, timed
 from .jobs import Call, Job
 from .linear_peers import Peer
 from .shapes import Product
@@ -116,13 +116,7 @@ def ready(job: Job, about: Row, to: Setting, left: float) -> tuple[dict[str, Cal
 def row(about: Row, provider: str, timing: Timing, flops: int, ours: Timing | None) -> Row:
     return {
         **about,
-        "provider": provider,
-        "ms": timing.median * 1e3,
-        "ms_low": timing.low * 1e3,
-        "ms_high": timing.high * 1e3,
-        "host_ms": None if timing.host is None else timing.host * 1e3,
-        "wall_ms": None if timing.wall is None else timing.wall * 1e3,
-        "rounds": timing.rounds,
+        **timed(provider, timing),
         "gflop_per_s": flops / timing.median / 1e9,
         "times_ours": None if ours is None else timing.median / ours.median,
     }

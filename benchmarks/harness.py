@@ -172,10 +172,8 @@ def beside_copy(
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def figure(
-    provider: str, timing: Timing, moved: float, roof: float, first: float | None, **about: Any
-) -> dict[str, Any]:
-    """One row: a timing, and the bytes to be moved in it beside what a copy reaches; `first` is the median of ours."""
+def timed(provider: str, timing: Timing) -> dict[str, Any]:
+    """What every row has of a timing."""
     return {
         "provider": provider,
         "ms": timing.median * 1e3,
@@ -184,6 +182,15 @@ def figure(
         "host_ms": None if timing.host is None else timing.host * 1e3,
         "wall_ms": None if timing.wall is None else timing.wall * 1e3,
         "rounds": timing.rounds,
+    }
+
+
+def figure(
+    provider: str, timing: Timing, moved: float, roof: float, first: float | None, **about: Any
+) -> dict[str, Any]:
+    """One row: a timing, and the bytes to be moved in it beside what a copy reaches; `first` is the median of ours."""
+    return {
+        **timed(provider, timing),
         **about,
         "gb_per_s": moved / timing.median / 1e9,
         "of_copy": moved / timing.median / roof,

@@ -20,7 +20,7 @@ from halfops._ops import linear as ops
 
 from . import jobs
 from .bench_linear import Row, cases, failure, first_call, parser, understood, without
-from .harness import Recorder, clock, interleave
+from .harness import Recorder, clock, interleave, timed
 from .jobs import Job
 
 SELECTED = "selected"
@@ -139,11 +139,7 @@ def tune(job: Job, about: Row, dtype: torch.dtype, device: torch.device, rounds:
     for provider, timing in timings.items():
         row = {
             **about,
-            "provider": provider,
-            "ms": timing.median * 1e3,
-            "ms_low": timing.low * 1e3,
-            "ms_high": timing.high * 1e3,
-            "rounds": timing.rounds,
+            **timed(provider, timing),
             "gflop_per_s": job.flops / timing.median / 1e9,
             "faster": timings[SELECTED].median / timing.median,
         }

@@ -1,4 +1,4 @@
-// The linear and pointwise ops on CPU tensors.
+// The linear ops on CPU tensors.
 #include "binding/linear_ops.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -117,60 +117,8 @@ class CpuLinear {
     }
 };
 
-Tensor activation_forward(Tensor preact, std::string activation) {
-    const Activation which = activation_of(activation);
-    const DType dtype = dtype_of(preact, "preact");
-    const Tensor z = torch::stable::contiguous(preact);
-    Tensor output = new_empty(shape_of(z), z.scalar_type(), z);
-    pointwise::cpu::activate(which, dtype, z.const_data_ptr(), z.numel(), torch_parallel(), output.mutable_data_ptr());
-    return output;
-}
-
-Tensor activation_backward(Tensor grad_output, Tensor preact, std::string activation) {
-    const Activation which = activation_of(activation);
-    const DType dtype = dtype_of(grad_output, "grad_output");
-    check_elementwise(preact, grad_output, "preact", "grad_output");
-    const Tensor dy = torch::stable::contiguous(grad_output), z = torch::stable::contiguous(preact);
-    Tensor grad = new_empty(shape_of(z), z.scalar_type(), z);
-    pointwise::cpu::activate_backward(which, dtype, dy.const_data_ptr(), z.const_data_ptr(), z.numel(),
-                                      torch_parallel(), grad.mutable_data_ptr());
-    return grad;
-}
-
-Tensor gated_activation(Tensor gate, Tensor up, std::string activation) {
-    const Activation which = activation_of(activation);
-    const DType dtype = dtype_of(gate, "gate");
-    check_elementwise(up, gate, "up", "gate");
-    const Tensor g = torch::stable::contiguous(gate), u = torch::stable::contiguous(up);
-    Tensor output = new_empty(shape_of(g), g.scalar_type(), g);
-    pointwise::cpu::gate(which, dtype, g.const_data_ptr(), u.const_data_ptr(), g.numel(), torch_parallel(),
-                         output.mutable_data_ptr());
-    return output;
-}
-
-std::tuple<Tensor, Tensor> gated_activation_backward(Tensor grad_output, Tensor gate, Tensor up,
-                                                     std::string activation) {
-    const Activation which = activation_of(activation);
-    const DType dtype = dtype_of(grad_output, "grad_output");
-    check_elementwise(gate, grad_output, "gate", "grad_output");
-    check_elementwise(up, grad_output, "up", "grad_output");
-    const Tensor dh = torch::stable::contiguous(grad_output);
-    const Tensor g = torch::stable::contiguous(gate), u = torch::stable::contiguous(up);
-    Tensor grad_gate = new_empty(shape_of(g), g.scalar_type(), g);
-    Tensor grad_up = new_empty(shape_of(g), g.scalar_type(), g);
-    pointwise::cpu::gate_backward(which, dtype, dh.const_data_ptr(), g.const_data_ptr(), u.const_data_ptr(), g.numel(),
-                                  torch_parallel(), grad_gate.mutable_data_ptr(), grad_up.mutable_data_ptr());
-    return {grad_gate, grad_up};
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) {
-    register_linear<CpuLinear>(m);
-    m.impl("activation", TORCH_BOX(&activation_forward));
-    m.impl("activation_backward", TORCH_BOX(&activation_backward));
-    m.impl("gated_activation", TORCH_BOX(&gated_activation));
-    m.impl("gated_activation_backward", TORCH_BOX(&gated_activation_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(halfops, CPU, m) { register_linear<CpuLinear>(m); }
 
 }  // namespace halfops::binding

@@ -21,16 +21,21 @@ class CudaLinear {
     }
 
     void gemm(const linear::Problem& problem) const {
-        linear::cuda::Plan plan;
-        const CudaStatus planned = linear::cuda::plan(problem, &plan);
-        check(planned.code != kNotSupported || problem.a.dtype != DType::bf16, op_, ": bfloat16: GPU ", index_, " (",
-              planned.text == nullptr ? "of an older architecture" : planned.text,
+        struct Lent {
+            const OnDevice& device;
+            Tensor memory;
+        } lent{device_, {}};
+        const auto lend = [](int64_t bytes, void* context) {
+            Lent& to = *static_cast<Lent*>(context);
+            to.memory = to.device.bytes(bytes);
+            return to.memory.mutable_data_ptr();
+        };
+        const CudaStatus status = linear::cuda::gemm(problem, {lend, &lent}, device_.stream(), &last_plan);
+        check(status.code != kNotSupported || problem.a.dtype != DType::bf16, op_, ": bfloat16: GPU ", index_, " (",
+              status.text == nullptr ? "of an older architecture" : status.text,
               ") has no bf16 units, wanted float16; convert the model with .half() and scale its loss "
               "(halfops.amp.GradScaler)");
-        device_.check(planned);
-        last_plan = plan;
-        const Tensor workspace = device_.bytes(plan.workspace_bytes);
-        device_.check(linear::cuda::gemm(problem, plan, workspace.mutable_data_ptr(), device_.stream()));
+        device_.check(status);
     }
 
     void column_sums(const linear::Matrix& m, void* sums) const {

@@ -1,6 +1,7 @@
 // The threads of one warp together: sums in the order of core/chunks.h, and the way from a chunk to its tensor.
 //
 // | function     | who calls        | result is valid in |
+// | warp_sum     | all 32 lanes     | every lane         |
 // | warp_tree    | all 32 lanes     | every lane         |
 // | warp_members | all 32 lanes     | every lane         |
 // | find_member  | all 32 lanes     | every lane         |
@@ -26,12 +27,18 @@ __device__ __forceinline__ int64_t warp_in_grid() {
 }
 __device__ __forceinline__ int64_t warps_in_grid() { return static_cast<int64_t>(gridDim.x) * blockDim.x / kWarpSize; }
 
+// The lanes' values, neighbours first.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+    for (int distance = 1; distance < kWarpSize; distance *= 2) value += __shfl_xor_sync(kFullWarp, value, distance);
+    return value;
+}
+
 // add_tree of kRadix values. Neighbours exchange sums, and a + b = b + a, so every lane ends with the same bits.
 __device__ __forceinline__ double warp_tree(const double (&mine)[kPerThread]) {
-    double sum = ((mine[0] + mine[1]) + (mine[2] + mine[3])) + ((mine[4] + mine[5]) + (mine[6] + mine[7]));
-#pragma unroll
-    for (int distance = 1; distance < kWarpSize; distance *= 2) sum += __shfl_xor_sync(kFullWarp, sum, distance);
-    return sum;
+    const double sum = ((mine[0] + mine[1]) + (mine[2] + mine[3])) + ((mine[4] + mine[5]) + (mine[6] + mine[7]));
+    return warp_sum(sum);
 }
 
 // add_members of get(0) ... get(n - 1).

@@ -14,7 +14,7 @@ namespace halfops::linear {
 
 // linear::Epilogue as a kernel has it.
 struct EpilogueArguments {
-    int64_t rows, cols;  // of the output, all batches together
+    int64_t cols;  // of the output
     float alpha, beta;
     Activation activation;
     bool gated;
@@ -159,11 +159,7 @@ class Patches {
         if (e_.column_sums != nullptr) leave_columns(e_.column_sums, slot_of_columns, columns_);
         if (e_.column_sums2 != nullptr) leave_columns(e_.column_sums2, slot_of_columns, columns2_);
         if (e_.squares != nullptr) {
-            double sum = squares_;
-#pragma unroll
-            for (int distance = 1; distance < kWarpSize; distance *= 2) {
-                sum += __shfl_xor_sync(kFullWarp, sum, distance);
-            }
+            const double sum = warp_sum(squares_);
             if (lane_index() == 0) e_.squares[slot_of_squares] = sum;
         }
         clear();

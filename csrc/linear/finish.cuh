@@ -17,7 +17,6 @@ __global__ void __launch_bounds__(kFinishThreads, 4)
     constexpr int kFloats = Patch<kColumns>::kFloats, kEights = kColumns / kEight;
     auto& patches_of_block = shared_array<Policy, Vector16, kFinishWarps * 2 * kFloats / 4>();
     const Schedule& schedule = arguments.schedule;
-    const EpilogueArguments& e = arguments.epilogue;
 
     const int patches_of_warp = warp_m(policy) / kPatchRows, warps = policy.warps_m * policy.warps_n;
     const int64_t index = warp_in_grid(), tile = index / (warps * patches_of_warp);
@@ -50,11 +49,9 @@ __global__ void __launch_bounds__(kFinishThreads, 4)
     __syncwarp();  // the patch is there for every lane
 
     const TilePlace place = schedule.place_of(tile);
-    const int64_t rows = arguments.operands.m, above = place.batch * rows;
-    const int64_t end = smaller(rows, (place.m + 1) * policy.m);
-    const int64_t width = e.gated ? policy.n / 2 : policy.n;
-    Patches<kColumns> patches(e, place.n * width + (e.gated ? column / 2 : column), patch, second);
-    patches.finish(above + place.m * policy.m + row, above + end);
+    const Outputs outputs = outputs_of(arguments, place, policy.m, policy.n, column);
+    Patches<kColumns> patches(arguments.epilogue, outputs.col, patch, second);
+    patches.finish(outputs.row + row, outputs.end);
     const SumSlots slots = sum_slots(schedule, tile, place, policy.warps_m, policy.warps_n, warp / policy.warps_n,
                                      warp % policy.warps_n, patches_of_warp, i);
     patches.leave_sums(slots.columns, slots.squares);

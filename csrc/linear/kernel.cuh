@@ -62,6 +62,20 @@ __device__ __forceinline__ SumSlots sum_slots(const Schedule& schedule, int64_t 
     return {row * patches + patch, warp * patches + patch};
 }
 
+// Where a part of a tile stands in the output, all batches' rows one below the other: its tile's rows, and the column
+// that its accumulators from `column` on become.
+struct Outputs {
+    int64_t row, end, col;
+};
+
+__device__ __forceinline__ Outputs outputs_of(const GemmArguments& arguments, const TilePlace& place, int m, int n,
+                                              int column) {
+    const bool gated = arguments.epilogue.gated;
+    const int64_t rows = arguments.operands.m, above = place.batch * rows;
+    return {above + place.m * m, above + smaller(rows, (place.m + 1) * m),
+            place.n * (gated ? n / 2 : n) + (gated ? column / 2 : column)};
+}
+
 // A tile's part of a matrix that the epilogue reads, on its way to L2 while the products are summed: there a load takes
 // a third of what it takes from memory, and an epilogue waits for one a row.
 template <class Config>
@@ -82,12 +96,10 @@ template <class Config>
 __device__ __forceinline__ void prefetch(const GemmArguments& arguments, const Work& work) {
     const EpilogueArguments& e = arguments.epilogue;
     if (!arguments.schedule.is_whole(work.piece)) return;
-    constexpr Policy p = Config::kPolicy;
-    const int64_t above = work.place.batch * arguments.operands.m, row = above + work.place.m * p.m;
-    const int64_t end = above + smaller(arguments.operands.m, (work.place.m + 1) * p.m), col = work.place.n * p.n;
-    prefetch<Config>(e.grad_preact, row, end, col, e.cols);
-    prefetch<Config>(e.grad_up, row, end, col, e.cols);
-    prefetch<Config>(e.c, row, end, col, e.cols);
+    const Outputs o = outputs_of(arguments, work.place, Config::kPolicy.m, Config::kPolicy.n, 0);
+    prefetch<Config>(e.grad_preact, o.row, o.end, o.col, e.cols);
+    prefetch<Config>(e.grad_up, o.row, o.end, o.col, e.cols);
+    prefetch<Config>(e.c, o.row, o.end, o.col, e.cols);
 }
 
 template <class Config>
@@ -105,11 +117,8 @@ __device__ __forceinline__ void finish_piece(const GemmArguments& arguments, con
     const bool whole = arguments.schedule.is_whole(piece);
     float* partial = arguments.partials + (2 * static_cast<int64_t>(blockIdx.x) + piece.slot) * p.m * p.n;
 
-    const int64_t width = e.gated ? p.n / 2 : p.n;
-    const int64_t col = place.n * width + (e.gated ? warp_column / 2 : warp_column);
-    const int64_t rows = arguments.operands.m, above = place.batch * rows;
-    const int64_t end = smaller(rows, (place.m + 1) * p.m);
-    Patches<kColumns> patches(e, col, patch, second);
+    const Outputs outputs = outputs_of(arguments, place, p.m, p.n, warp_column);
+    Patches<kColumns> patches(e, outputs.col, patch, second);
 #pragma unroll 1
     for (int i = 0; i < Config::kRows; ++i) {
 #pragma unroll
@@ -119,7 +128,7 @@ __device__ __forceinline__ void finish_piece(const GemmArguments& arguments, con
         __syncwarp();
         const int row = warp_row + i * kPatchRows;
         if (whole) {
-            patches.finish(above + place.m * p.m + row, above + end);
+            patches.finish(outputs.row + row, outputs.end);
             if (e.fine || i == Config::kRows - 1) {
                 const int count = e.fine ? Config::kRows : 1;
                 const SumSlots slots = sum_slots(arguments.schedule, piece.tile, place, p.warps_m, p.warps_n,

@@ -75,18 +75,23 @@ namespace cuda {
 
 CudaStatus supported();
 
-// What a problem runs as on the current device: a row of the table of policies, how many blocks share the work, and
-// the bytes of device memory, 16-byte aligned, that it needs meanwhile.
+// What a problem runs as on the current device: a row of the table of policies, and how many blocks share the work.
 struct Plan {
     int policy = -1;
     int64_t blocks = 0;
-    int64_t workspace_bytes = 0;
+};
+
+// Lends device memory, at least 16-byte aligned, until the kernels that are launched next have used it.
+struct Lender {
+    void* (*lend)(int64_t bytes, void* context);
+    void* context;
+    void* operator()(int64_t bytes) const { return lend(bytes, context); }
 };
 
 // fp16 and bf16 operands. Where the device has no instructions for the dtype (bf16 below sm_80): cudaErrorNotSupported,
-// with the architecture's name as its text ("sm_75").
-CudaStatus plan(const Problem& problem, Plan* plan);
-CudaStatus gemm(const Problem& problem, const Plan& plan, void* workspace, void* stream);
+// with the architecture's name as its text ("sm_75"). `ran` tells what it ran as; nothing, where there was nothing to
+// do.
+CudaStatus gemm(const Problem& problem, const Lender& memory, void* stream, Plan* ran);
 
 std::vector<std::string> policies();     // the rows' names
 std::string describe(const Plan& plan);  // "128x256x32, 4 stages, 512 blocks"

@@ -1,6 +1,5 @@
 // A problem becomes kernels: which layout its operands have, which row of the policies serves it, and what runs after.
 #include <array>
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -107,7 +106,6 @@ EpilogueArguments epilogue_of(const Problem& p) {
     const int64_t cols = p.b.cols;
     const auto row = [&](const void* data) { return sheet_at(const_cast<void*>(data), p.a.dtype, 0, 1); };
     EpilogueArguments arguments{};
-    arguments.rows = p.batch * p.a.rows;
     arguments.cols = cols;
     arguments.alpha = e.alpha;
     arguments.beta = e.beta;
@@ -239,7 +237,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     }
     arguments.epilogue.fine = schedule.is_split();
     prepared->layout = layout_of(p, policy, *prepared);
-    prepared->plan = {selection.policy, selection.blocks, prepared->layout.bytes};
+    prepared->plan = {selection.policy, selection.blocks};
     return {};
 }
 
@@ -277,16 +275,8 @@ cudaError_t finish_squares(const double* squares, int64_t count, double* stats, 
 
 CudaStatus supported() { return status_of(has_kernel<finish_squares_kernel>()); }
 
-CudaStatus plan(const Problem& problem, Plan* plan) {
-    *plan = {};
-    if (is_empty(problem)) return {};
-    Prepared prepared;
-    const CudaStatus status = prepare(problem, &prepared);
-    if (status.code == 0) *plan = prepared.plan;
-    return status;
-}
-
-CudaStatus gemm(const Problem& problem, const Plan& plan, void* workspace, void* stream) {
+CudaStatus gemm(const Problem& problem, const Lender& lender, void* stream, Plan* ran) {
+    *ran = {};
     const auto queue = static_cast<cudaStream_t>(stream);
     const Epilogue& e = problem.epilogue;
     const DType dtype = problem.a.dtype;
@@ -300,13 +290,11 @@ CudaStatus gemm(const Problem& problem, const Plan& plan, void* workspace, void*
         return status_of(status);
     }
     if (const CudaStatus status = prepare(problem, &prepared); status.code != 0) return status;
-    if (prepared.plan.workspace_bytes != plan.workspace_bytes) {
-        return {static_cast<int>(cudaErrorInvalidValue), "the plan is of another problem"};
-    }
+    *ran = prepared.plan;
     const Policy& policy = kPolicies[prepared.plan.policy];
     GemmArguments& arguments = prepared.arguments;
     const Layout& layout = prepared.layout;
-    char* memory = static_cast<char*>(workspace);
+    char* memory = static_cast<char*>(lender(layout.bytes));
     const auto send = [&](const int64_t* offsets, int64_t step, int64_t at, const int64_t** table) -> CudaStatus {
         if (step >= 0) return {};
         *table = reinterpret_cast<const int64_t*>(memory + at);

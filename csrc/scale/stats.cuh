@@ -44,12 +44,6 @@ struct ChunkStats {
     }
 };
 
-__device__ __forceinline__ int warp_sum(int value) {
-#pragma unroll
-    for (int distance = 1; distance < kWarpSize; distance *= 2) value += __shfl_xor_sync(kFullWarp, value, distance);
-    return value;
-}
-
 template <class T, bool kUnscale>
 __device__ Pair chunk_stats(int64_t address, int64_t numel, int64_t chunk, float inv_scale, bool count_zeros) {
     T* data = reinterpret_cast<T*>(address);

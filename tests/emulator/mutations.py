@@ -200,7 +200,7 @@ MUTATIONS = [
     Mutation(
         "a sum over a warp leaves out its last step",
         "stats",
-        STATS,
+        WARP,
         "for (int distance = 1; distance < kWarpSize; distance *= 2) value",
         "for (int distance = 1; distance < kWarpSize / 2; distance *= 2) value",
         "wrong wrong wrong ? ?",

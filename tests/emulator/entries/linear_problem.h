@@ -2,6 +2,7 @@
 #pragma once
 
 #include <list>
+#include <optional>
 
 #include "driver/entry.h"
 #include "entries/memory.h"
@@ -38,13 +39,15 @@ inline void run(const linear::Problem& p, const Arguments& arguments) {
     const auto* forced = arguments["forced"].as<int64_t>();  // row, blocks
     linear::cuda::force_policy(forced[0] < 0 ? "" : linear::cuda::policies()[static_cast<size_t>(forced[0])],
                                forced[1]);
+    std::optional<DeviceMemory> workspace;
+    const linear::cuda::Lender lender{
+        [](int64_t bytes, void* context) { return static_cast<decltype(workspace)*>(context)->emplace(bytes).get(); },
+        &workspace};
     linear::cuda::Plan plan;
-    check(linear::cuda::plan(p, &plan));
+    check(linear::cuda::gemm(p, lender, nullptr, &plan));
     auto* chosen = arguments["plan"].as<int64_t>();
     chosen[0] = plan.policy;
     chosen[1] = plan.blocks;
-    const DeviceMemory workspace(plan.workspace_bytes);
-    check(linear::cuda::gemm(p, plan, workspace.get(), nullptr));
 }
 
 inline void gemm(const Arguments& arguments) {
