@@ -135,9 +135,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the script itself")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no part after so many seconds")
+    parser.add_argument("--only", metavar="WORDS", help="only parts whose name has one of these, as in bulk,AdamW")
     arguments = parser.parse_args(argv)
     device, begin, count, left = arguments.device, time.perf_counter(), 0, 0
+    words = arguments.only.split(",") if arguments.only else [""]
     for label, part in parts(device):
+        if not any(word in label for word in words):
+            continue
         if time.perf_counter() - begin > arguments.seconds:
             left += 1
             continue
