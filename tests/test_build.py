@@ -226,6 +226,12 @@ def test_the_binary_uses_only_c_symbols_of_torch():
     assert any(name.startswith("aoti_torch_") for name in undefined)
 
 
+def test_the_host_calls_no_function_of_the_device():
+    """Inside templates nvcc lets it pass, and puts `exit(1)` where such a function's body would be."""
+    imported = run("nm", "-D", "--undefined-only", str(BINARY)).split()
+    assert [name for name in imported if re.match(r"(_exit|exit|quick_exit|abort)\b", name)] == []
+
+
 def test_the_binary_needs_no_cuda_library_and_no_libpython():
     dynamic = run("readelf", "-d", str(BINARY))
     needed = set(re.findall(r"\(NEEDED\).*\[(.+?)\]", dynamic))

@@ -119,6 +119,7 @@ def test_products_are_made_of_tensor_core_instructions_and_16_byte_copies(source
     functions = sass.functions(units.unit(source, arch).sass)
     found = products.kernels(source, arch)
     assert found
+    assert products.SERIALISED.findall(units.unit(source, arch).report) == []
     for dtype, tile, used in found:
         assert products.wrong_resources(tile, used) == "", tile.name
         assert products.wrong_code(dtype, tile, arch, functions[used.name].code) == "", tile.name
@@ -152,6 +153,10 @@ def named(found: dict, name: str):
 def test_local_memory_is_found(planted):
     (name,) = with_local_memory(planted.report)
     assert "indexed_local_array" in name
+
+
+def test_products_that_wait_for_each_other_are_found(planted):
+    assert set(products.SERIALISED.findall(planted.report)) & {"C7510", "C7514", "C7517", "C7519"}
 
 
 def test_a_warning_is_an_error(planted, tmp_path):
@@ -221,7 +226,7 @@ def test_a_load_that_waits_for_another_is_found(planted):
     assert wrong_loop(loop, kernels.Loop("", 4, 3, 8), 0, in_flight=2).startswith("2 stores of 16 bytes, wanted 3")
 
 
-TILE = products.Tile("128x128x32", 128, 128, 32, 4, 2, 2, asynchronous=True, blocks=2)
+TILE = products.Tile("128x128x32", 128, 128, 32, 4, 2, 2, copy="async", blocks=2)
 GOOD = {"HMMA.16816.F32": 64, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.LTC128B.128.ZFILL": 16}
 
 
@@ -241,7 +246,40 @@ def test_a_product_without_its_instructions_is_found():
     assert "past the first-level cache" in wrong_mix({"LDGSTS.E.BYPASS.LTC128B.128.ZFILL": 0})
     assert "past the first-level cache" in wrong_mix({"LDGSTS.E.64": 1})
     assert "LDL" in wrong_mix({"LDL": 1})
-    assert "wanted none" in wrong_mix({}, dataclasses.replace(TILE, asynchronous=False))
+    assert "wanted none" in wrong_mix({}, dataclasses.replace(TILE, copy="staged"))
+
+
+BULK = products.Tile("256x256x64 bulk", 256, 256, 64, 4, 2, 2, copy="bulk", blocks=1, cluster=2)
+GOOD_BULK = {
+    "HGMMA.64x256x16.F32": 8,
+    "UTMALDG.3D": 1,
+    "UTMALDG.3D.MULTICAST": 1,
+    "UTMASTG.3D": 4,
+    "USETMAXREG.DEALLOC.CTAPOOL": 1,
+    "USETMAXREG.TRY_ALLOC.CTAPOOL": 1,
+}
+
+
+def wrong_bulk_mix(changed: dict[str, int], arch: str = "90a", tile: products.Tile = BULK) -> str:
+    counts = {**GOOD_BULK, **changed}
+    code = [sass.Instruction("", opcode, "") for opcode, count in counts.items() for _ in range(count)]
+    return products.wrong_code("halfops::f16", tile, arch, code)
+
+
+def test_a_product_of_warpgroups_without_its_instructions_is_found():
+    assert wrong_bulk_mix({}) == ""
+    assert "wanted HGMMA.64x256x16.F32 and 4 a stage" in wrong_bulk_mix({"HGMMA.64x256x16.F32": 0})
+    assert "wanted HGMMA.64x256x16.F32 and 4 a stage" in wrong_bulk_mix({"HGMMA.64x256x16.F32": 7})
+    assert "wanted HGMMA.64x256x16.F32" in wrong_bulk_mix({"HGMMA.64x128x16.F32": 4})
+    assert "for the whole cluster" in wrong_bulk_mix({"UTMALDG.3D.MULTICAST": 0, "UTMALDG.3D": 2})
+    assert "for the whole cluster" in wrong_bulk_mix({}, tile=dataclasses.replace(BULK, m=128, cluster=1))
+    assert "by the copy engine" in wrong_bulk_mix({"UTMASTG.3D": 3})
+    assert "do not change hands" in wrong_bulk_mix({"USETMAXREG.TRY_ALLOC.CTAPOOL": 0})
+    assert "STL" in wrong_bulk_mix({"STL": 1})
+    assert "an empty kernel" in wrong_bulk_mix({}, arch="80")
+    nothing = dict.fromkeys(GOOD_BULK, 0)
+    assert wrong_bulk_mix({**nothing, "NOP": 64}, arch="80") == ""
+    assert "an empty kernel" in wrong_bulk_mix({**nothing, "NOP": 65}, arch="80")
 
 
 def test_a_product_with_too_many_registers_is_found():

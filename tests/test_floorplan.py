@@ -27,7 +27,8 @@ MAY_INCLUDE = {
 }
 # halfops/<part>: the parts of the package that it may import; `torch` and the standard library are free to all.
 MAY_IMPORT = {
-    "__init__": {"_ops", "amp", "functional", "nn", "optim"},
+    "__init__": {"_ops", "amp", "explain", "functional", "nn", "optim"},
+    "explain": {"_ops"},
     "_ops": {"_C"},
     "functional": {"_ops"},
     "nn": {"functional"},

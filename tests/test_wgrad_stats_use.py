@@ -147,7 +147,7 @@ def test_a_graph_that_is_gone(device, monkeypatch):
 
 def test_a_capture_that_torch_cannot_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.delattr(torch.cuda.CUDAGraph, "get_currently_capturing_graph", raising=False)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", type("CUDAGraph", (), {}))  # newer ones inherit the name from C++
     device = torch.device("cuda")
     assert fresh._capture(device) is not None
     assert fresh._capture(device) is not fresh._capture(device)

@@ -19,6 +19,9 @@ struct Grid {
     unsigned blocks;
     unsigned threads;
     unsigned shared_bytes = 0;
+    unsigned cluster = 1;  // neighbouring blocks that run at the same time (sm_90); blocks is a multiple of it
+    // The kernel may begin while the one before it in the stream ends: it calls wait_for_earlier_grids (ptx/roles.cuh).
+    bool overlaps = false;
 };
 
 // launch<kernel>(grid, stream, arguments...): the kernel is a template argument, so that an emulator knows its name.
@@ -26,10 +29,28 @@ template <auto kKernel, class... Arguments>
 cudaError_t launch(Grid grid, cudaStream_t stream, const Arguments&... arguments) {
 #if defined(HALFOPS_EMULATOR)
     static_cast<void>(stream);
-    return emulator::launch<kKernel>(grid.blocks, grid.threads, grid.shared_bytes, [&] { kKernel(arguments...); });
+    return emulator::launch<kKernel>(grid.blocks, grid.threads, grid.shared_bytes, grid.cluster,
+                                     [&] { kKernel(arguments...); });
 #else
-    kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
-    return cudaGetLastError();
+    if (grid.cluster == 1 && !grid.overlaps) {
+        kKernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...);
+        return cudaGetLastError();
+    }
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {grid.cluster, 1, 1};
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = grid.overlaps ? 1 : 0;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(grid.blocks);
+    config.blockDim = dim3(grid.threads);
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+    const cudaError_t status = cudaLaunchKernelEx(&config, kKernel, arguments...);
+    static_cast<void>(cudaGetLastError());  // or the next launch would report it
+    return status;
 #endif
 }
 

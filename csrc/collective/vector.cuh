@@ -7,6 +7,7 @@
 
 #include "core/chunks.h"
 #include "core/dtype.h"
+#include "core/macros.h"
 
 namespace halfops {
 
@@ -27,7 +28,7 @@ __device__ __forceinline__ T* in_global_memory(T* pointer) {
 }
 
 template <class T>
-__device__ __forceinline__ bool is_aligned(const T* at) {
+HALFOPS_HD bool is_aligned(const T* at) {
     return reinterpret_cast<uint64_t>(at) % sizeof(Vector16) == 0;
 }
 
@@ -122,7 +123,7 @@ struct Eights {
 // Elements before the first 16-byte boundary of an array. A chunk's length is a multiple of 16 bytes, so this is the
 // same for all of them.
 template <class T>
-__device__ __forceinline__ int head_elements(const T* data) {
+HALFOPS_HD int head_elements(const T* data) {
     const uint64_t past = reinterpret_cast<uint64_t>(data) % sizeof(Vector16);
     return past == 0 ? 0 : static_cast<int>((sizeof(Vector16) - past) / sizeof(T));
 }

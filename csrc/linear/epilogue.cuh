@@ -27,54 +27,156 @@ struct EpilogueArguments {
     bool fine;
 };
 
-// f(j) for the eight elements, four at a time: the arrays' halves change places in between. Activations are long, and
-// eight of them side by side take registers that the accumulators of the rows to come are in.
-template <class F, class... Eights>
-__device__ __forceinline__ void by_fours(const F& f, Eights&... eights) {
-    const auto exchange = [](float (&v)[kEight]) {
+// f(j) for the first kAtOnce of the elements, until each has been there: the arrays turn in between. Activations are
+// long, and all elements side by side take registers that the accumulators of the rows to come are in.
+template <int kAtOnce, int kCount, class F, class... Arrays>
+__device__ __forceinline__ void by_turns(const F& f, Arrays (&... arrays)[kCount]) {
+    const auto turn = [](float (&v)[kCount]) {
+        float first[kAtOnce];
 #pragma unroll
-        for (int j = 0; j < kEight / 2; ++j) {
-            const float first = v[j];
-            v[j] = v[j + kEight / 2];
-            v[j + kEight / 2] = first;
-        }
+        for (int j = 0; j < kAtOnce; ++j) first[j] = v[j];
+#pragma unroll
+        for (int j = 0; j + kAtOnce < kCount; ++j) v[j] = v[j + kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) v[kCount - kAtOnce + j] = first[j];
     };
 #pragma unroll 1
-    for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < kCount / kAtOnce; ++i) {
 #pragma unroll
-        for (int j = 0; j < kEight / 2; ++j) f(j);
-        (exchange(eights), ...);
+        for (int j = 0; j < kAtOnce; ++j) f(j);
+        (turn(arrays), ...);
     }
 }
 
-__device__ __forceinline__ void gradient_of_eight(Activation activation, float (&v)[kEight], float (&z)[kEight]) {
-    with_activation(activation, [&](auto a) {
-        by_fours([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }, v, z);
-    });
+// Which of an epilogue's outputs a sheet is.
+enum class Output : int { out, out2, preact, preact2 };
+inline constexpr int kOutputs = 4;
+
+// What an epilogue does, asked at run time. A kernel that is compiled for one kind of epilogue answers by constants, in
+// a class with the same functions.
+struct AnyEnding {
+    static constexpr int kAtOnce = 4;
+    static __device__ __forceinline__ bool is_gradient(const EpilogueArguments& e) {
+        return e.grad_preact.data != nullptr;
+    }
+    static __device__ __forceinline__ bool is_gated_gradient(const EpilogueArguments& e) {
+        return e.grad_up.data != nullptr;
+    }
+    static __device__ __forceinline__ bool is_gated(const EpilogueArguments& e) { return e.gated; }
+    static __device__ __forceinline__ bool is_activated(const EpilogueArguments& e) {
+        return e.activation != Activation::none;
+    }
+    static __device__ __forceinline__ bool adds(const EpilogueArguments& e) { return e.c.data != nullptr; }
+    template <class F>
+    static __device__ __forceinline__ void with_activation(const EpilogueArguments& e, const F& f) {
+        halfops::with_activation(e.activation, f);
+    }
+};
+
+// A pre-activation, rounded to what it is saved in, saved or not.
+template <int kCount, class Place>
+__device__ __forceinline__ void keep(const EpilogueArguments& e, const Sheet& sheet, Output output, Place& place,
+                                     float (&z)[kCount]) {
+    if (sheet.data != nullptr) {
+        place.store(sheet, output, z);
+    } else {
+        round_all(e.out.dtype, z);
+    }
 }
 
-// v is dh; becomes the gradient of the gate, and up that of itself.
-__device__ __forceinline__ void gated_gradient_of_eight(Activation activation, float (&v)[kEight],
-                                                        float (&gate)[kEight], float (&up)[kEight]) {
-    with_activation(activation, [&](auto a) {
-        using A = decltype(a);
-        by_fours(
-            [&](int j) {
-                const float of_gate = GateGradient<A>{}(v[j], gate[j], up[j]);
-                up[j] = UpGradient<A>{}(v[j], gate[j]);
-                v[j] = of_gate;
-            },
-            v, gate, up);
-    });
+// Accumulators of a place of the output become what is stored, and v is that then; v2 comes as the second factor's
+// accumulators of a gated problem, and leaves as what out2 got. A place loads its part of a sheet, or of a row that is
+// the same for all rows, and stores it, with what was stored left in the array.
+template <class Ending, int kCount, class Place>
+__device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place& place, float (&v)[kCount],
+                                              float (&v2)[kCount]) {
+    const auto add_bias = [&](const Sheet& bias, float (&to)[kCount]) {
+        if (bias.data == nullptr) return;
+        float b[kCount];
+        place.load_row(bias, b);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) to[j] = AddBias{}(to[j], b[j]);
+    };
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) v[j] = Scale{e.alpha}(v[j]);
+    if (Ending::is_gradient(e)) {
+        float z[kCount];
+        place.load(e.grad_preact, z);
+        add_bias(e.bias, v);
+        if (Ending::is_gated_gradient(e)) {
+            place.load(e.grad_up, v2);
+            Ending::with_activation(e, [&](auto a) {
+                using A = decltype(a);
+                by_turns<Ending::kAtOnce>(
+                    [&](int j) {
+                        const float of_gate = GateGradient<A>{}(v[j], z[j], v2[j]);
+                        v2[j] = UpGradient<A>{}(v[j], z[j]);
+                        v[j] = of_gate;
+                    },
+                    v, z, v2);
+            });
+            place.store(e.out2, Output::out2, v2);
+        } else {
+            Ending::with_activation(e, [&](auto a) {
+                by_turns<Ending::kAtOnce>([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }, v, z);
+            });
+        }
+    } else if (Ending::is_gated(e)) {
+        add_bias(e.bias, v);
+        add_bias(e.bias2, v2);
+        keep(e, e.preact, Output::preact, place, v);
+        keep(e, e.preact2, Output::preact2, place, v2);
+        Ending::with_activation(e, [&](auto a) {
+            by_turns<Ending::kAtOnce>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }, v, v2);
+        });
+    } else if (Ending::is_activated(e)) {
+        add_bias(e.bias, v);
+        keep(e, e.preact, Output::preact, place, v);
+        Ending::with_activation(
+            e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }, v); });
+    } else {
+        add_bias(e.bias, v);
+        if (e.preact.data != nullptr) {
+            float z[kCount];
+#pragma unroll
+            for (int j = 0; j < kCount; ++j) z[j] = v[j];
+            place.store(e.preact, Output::preact, z);
+        }
+    }
+    if (Ending::adds(e)) {
+        float c[kCount];
+        place.load_added(e.c, c);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) v[j] = AddScaled{e.beta}(v[j], c[j]);
+    }
+    place.store(e.out, Output::out, v);
 }
 
-__device__ __forceinline__ void activate_eight(Activation activation, float (&z)[kEight]) {
-    with_activation(activation, [&](auto a) { by_fours([&](int j) { z[j] = Activate<decltype(a)>{}(z[j]); }, z); });
-}
+// An eight of a row of the output, `count` of it there.
+struct EightPlace {
+    int64_t row, col;
+    int count;
 
-__device__ __forceinline__ void gate_eight(Activation activation, float (&z)[kEight], float (&up)[kEight]) {
-    with_activation(activation,
-                    [&](auto a) { by_fours([&](int j) { z[j] = Gate<decltype(a)>{}(z[j], up[j]); }, z, up); });
+    __device__ __forceinline__ void load(const Sheet& sheet, float (&v)[kEight]) const {
+        load_eight(sheet, row, col, count, v);
+    }
+    __device__ __forceinline__ void load_added(const Sheet& sheet, float (&v)[kEight]) const { load(sheet, v); }
+    __device__ __forceinline__ void load_row(const Sheet& sheet, float (&v)[kEight]) const {
+        load_eight(sheet, 0, col, count, v);
+    }
+    __device__ __forceinline__ void store(const Sheet& sheet, Output, float (&v)[kEight]) const {
+        store_eight(sheet, row, col, count, v);
+    }
+};
+
+template <int kCount>
+__device__ __forceinline__ double squares_of(const float (&v)[kCount], int count) {
+    double sum = 0.0;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        if (j < count) sum += static_cast<double>(v[j]) * static_cast<double>(v[j]);
+    }
+    return sum;
 }
 
 // The patches of a warp in shared memory, sixteen rows of kColumns floats, in the order of their columns but for one
@@ -169,65 +271,12 @@ class Patches {
     __device__ __forceinline__ void visit(int i, int eight, int64_t row, int64_t col, int count) {
         float v[kEight], v2[kEight];
         patch_.read(i, e_.gated ? 2 * eight : eight, v);
-#pragma unroll
-        for (int j = 0; j < kEight; ++j) v[j] = Scale{e_.alpha}(v[j]);
-        add_bias(e_.bias, col, count, v);
-        if (e_.grad_preact.data != nullptr) {
-            float z[kEight];
-            load_eight(e_.grad_preact, row, col, count, z);
-            if (e_.grad_up.data != nullptr) {
-                load_eight(e_.grad_up, row, col, count, v2);
-                gated_gradient_of_eight(e_.activation, v, z, v2);
-                store_eight(e_.out2, row, col, count, v2);
-                if (e_.column_sums2 != nullptr) second_.write(i, eight, v2);
-            } else {
-                gradient_of_eight(e_.activation, v, z);
-            }
-        } else if (e_.gated) {
-            patch_.read(i, 2 * eight + 1, v2);
-            add_bias(e_.bias2, col, count, v2);
-            keep(e_.preact, row, col, count, v);
-            keep(e_.preact2, row, col, count, v2);
-            gate_eight(e_.activation, v, v2);
-        } else if (e_.activation != Activation::none) {
-            keep(e_.preact, row, col, count, v);
-            activate_eight(e_.activation, v);
-        } else if (e_.preact.data != nullptr) {
-#pragma unroll
-            for (int j = 0; j < kEight; ++j) v2[j] = v[j];
-            store_eight(e_.preact, row, col, count, v2);
-        }
-        if (e_.c.data != nullptr) {
-            load_eight(e_.c, row, col, count, v2);
-#pragma unroll
-            for (int j = 0; j < kEight; ++j) v[j] = AddScaled{e_.beta}(v[j], v2[j]);
-        }
-        store_eight(e_.out, row, col, count, v);
+        if (e_.gated) patch_.read(i, 2 * eight + 1, v2);
+        EightPlace place{row, col, count};
+        finish_values<AnyEnding>(e_, place, v, v2);
         if (e_.column_sums != nullptr) patch_.write(i, eight, v);
-        if (e_.squares != nullptr) {
-#pragma unroll
-            for (int j = 0; j < kEight; ++j) {
-                if (j < count) squares_ += static_cast<double>(v[j]) * static_cast<double>(v[j]);
-            }
-        }
-    }
-
-    __device__ __forceinline__ static void add_bias(const Sheet& bias, int64_t col, int count, float (&v)[kEight]) {
-        if (bias.data == nullptr) return;
-        float b[kEight];
-        load_eight(bias, 0, col, count, b);
-#pragma unroll
-        for (int j = 0; j < kEight; ++j) v[j] = AddBias{}(v[j], b[j]);
-    }
-
-    // Rounded to what a pre-activation is saved in, saved or not.
-    __device__ __forceinline__ void keep(const Sheet& sheet, int64_t row, int64_t col, int count,
-                                         float (&z)[kEight]) const {
-        if (sheet.data != nullptr) {
-            store_eight(sheet, row, col, count, z);
-        } else {
-            round_eight(e_.out.dtype, z);
-        }
+        if (e_.column_sums2 != nullptr) second_.write(i, eight, v2);
+        if (e_.squares != nullptr) squares_ += squares_of(v, count);
     }
 
     __device__ __forceinline__ void add_columns(const Patch<kColumns>& patch, float (&sums)[kOwn]) const {

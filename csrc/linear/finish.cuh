@@ -4,6 +4,7 @@
 #include "collective/shared.cuh"
 #include "core/finite.h"
 #include "linear/kernel.cuh"
+#include "ptx/roles.cuh"
 
 namespace halfops::linear {
 
@@ -15,6 +16,7 @@ template <int kColumns>
 __global__ void __launch_bounds__(kFinishThreads, 4)
     finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy) {
     constexpr int kFloats = Patch<kColumns>::kFloats, kEights = kColumns / kEight;
+    ptx::wait_for_earlier_grids();
     auto& patches_of_block = shared_array<Policy, Vector16, kFinishWarps * 2 * kFloats / 4>();
     const Schedule& schedule = arguments.schedule;
 
@@ -63,6 +65,7 @@ inline constexpr unsigned kSquaresThreads = 256;
 static __global__ void __launch_bounds__(kSquaresThreads)
     finish_squares_kernel(const double* squares, int64_t count, double* stats) {
     auto& sums = shared_array<Schedule, double, kSquaresThreads>();
+    ptx::wait_for_earlier_grids();
     double sum = 0.0;
     for (int64_t i = threadIdx.x; i < count; i += kSquaresThreads) sum += squares[i];
     sums[threadIdx.x] = sum;

@@ -76,30 +76,27 @@ __device__ __forceinline__ Outputs outputs_of(const GemmArguments& arguments, co
             place.n * (gated ? n / 2 : n) + (gated ? column / 2 : column)};
 }
 
-// A tile's part of a matrix that the epilogue reads, on its way to L2 while the products are summed: there a load takes
-// a third of what it takes from memory, and an epilogue waits for one a row.
-template <class Config>
-__device__ __forceinline__ void prefetch(const Sheet& sheet, int64_t row, int64_t end, int64_t col, int64_t cols) {
+// A tile's part of a matrix that the epilogue reads, m rows and n columns at most, on its way to L2 while the products
+// are summed: there a load takes a third of what it takes from memory, and an epilogue waits for one a row.
+__device__ __forceinline__ void prefetch(const Sheet& sheet, const Outputs& o, int m, int n, int64_t cols, int thread,
+                                         int threads) {
     if (sheet.data == nullptr || sheet.col_stride != 1) return;
     constexpr int kLine = 128;
-    const int64_t bytes = bytes_of(sheet.dtype), width = smaller(Config::kPolicy.n, cols - col) * bytes;
+    const int64_t bytes = bytes_of(sheet.dtype), width = smaller(n, cols - o.col) * bytes;
     const int lines = static_cast<int>(ceil_div(width, kLine));
-    for (int i = static_cast<int>(threadIdx.x); i < Config::kPolicy.m * lines; i += Config::kThreads) {
-        const int64_t at = row + i / lines;
-        if (at >= end) return;
-        const char* begin = static_cast<const char*>(sheet.data) + (at * sheet.row_stride + col) * bytes;
+    for (int i = thread; i < m * lines; i += threads) {
+        const int64_t at = o.row + i / lines;
+        if (at >= o.end) return;
+        const char* begin = static_cast<const char*>(sheet.data) + (at * sheet.row_stride + o.col) * bytes;
         ptx::prefetch_l2(begin + i % lines * kLine);
     }
 }
 
-template <class Config>
-__device__ __forceinline__ void prefetch(const GemmArguments& arguments, const Work& work) {
-    const EpilogueArguments& e = arguments.epilogue;
-    if (!arguments.schedule.is_whole(work.piece)) return;
-    const Outputs o = outputs_of(arguments, work.place, Config::kPolicy.m, Config::kPolicy.n, 0);
-    prefetch<Config>(e.grad_preact, o.row, o.end, o.col, e.cols);
-    prefetch<Config>(e.grad_up, o.row, o.end, o.col, e.cols);
-    prefetch<Config>(e.c, o.row, o.end, o.col, e.cols);
+__device__ __forceinline__ void prefetch(const EpilogueArguments& e, const Outputs& o, int m, int n, int thread,
+                                         int threads) {
+    prefetch(e.grad_preact, o, m, n, e.cols, thread, threads);
+    prefetch(e.grad_up, o, m, n, e.cols, thread, threads);
+    prefetch(e.c, o, m, n, e.cols, thread, threads);
 }
 
 template <class Config>
@@ -179,7 +176,11 @@ __global__ void __launch_bounds__(threads_of(kPolicies[kRow]), kPolicies[kRow].b
                     for (int r = 0; r < 4; ++r) sums.of[i][j][r] = 0.0f;
                 }
             }
-            prefetch<C>(arguments, work);
+            if (arguments.schedule.is_whole(work.piece)) {
+                constexpr Policy p = C::kPolicy;
+                prefetch(arguments.epilogue, outputs_of(arguments, work.place, p.m, p.n, 0), p.m, p.n,
+                         static_cast<int>(threadIdx.x), C::kThreads);
+            }
             if constexpr (C::kPolicy.copy == Copy::async) {
                 run_async<C>(arguments.operands, work, shared, sums);
             } else {

@@ -5,17 +5,25 @@
 
 #include "collective/column_sums.cuh"
 #include "collective/launch.cuh"
+#include "collective/tensor_map.cuh"
 #include "collective/upload.h"
 #include "linear/finish.cuh"
 #include "linear/linear.h"
+#include "linear/packed.cuh"
 #include "linear/rows.cuh"
+#include "ptx/hopper.cuh"
 
 namespace halfops::linear::cuda {
 namespace {
 
 struct Device {
     int multiprocessors, shared_bytes, compute_major;
+    bool hopper;  // the binary has sm_90a's kernels for it
 };
+
+// What it may be launched with says whether it was compiled for sm_90a: no other attribute of a kernel does.
+constexpr int kOnHopper = 64, kElsewhere = 32;
+__global__ void __launch_bounds__(ptx::kHasHopper ? kOnHopper : kElsewhere) hopper_kernel() {}
 
 cudaError_t current_device(Device* device) {
     static DeviceFact multiprocessors, shared_bytes;
@@ -30,6 +38,17 @@ cudaError_t current_device(Device* device) {
     int architecture = 0;
     if (status == cudaSuccess) status = compiled_for<finish_squares_kernel>(&architecture);
     device->compute_major = architecture / 10;
+    static DeviceFact threads;
+    int most = 0;
+    if (status == cudaSuccess && device->compute_major == 9) {
+        status = threads.get(&most, [](int, int* number) {
+            cudaFuncAttributes attributes;
+            const cudaError_t asked = cudaFuncGetAttributes(&attributes, hopper_kernel);
+            if (asked == cudaSuccess) *number = attributes.maxThreadsPerBlock;
+            return asked;
+        });
+    }
+    device->hopper = most >= kOnHopper;
     return status;
 }
 
@@ -71,6 +90,76 @@ bool are_aligned(const int64_t* offsets, int64_t batch) {
     }
     return true;
 }
+
+// One side of a problem, A or B: the operands of up to two products, and their batch.
+struct Side {
+    Operand* operands;
+    int64_t mn, k;
+    Major major;
+    const int64_t* offsets;
+    int64_t batch, step;
+
+    int64_t length() const { return major == Major::k ? k : mn; }
+    int64_t lines() const { return major == Major::k ? mn : k; }
+    int64_t stride(int i) const { return major == Major::k ? operands[i].k_stride : operands[i].mn_stride; }
+    int64_t line_stride(int i) const { return major == Major::k ? operands[i].mn_stride : operands[i].k_stride; }
+    int64_t copies() const { return step == 0 ? 1 : batch; }
+    bool has_two() const {
+        return operands[1].data != operands[0].data || stride(1) != stride(0) || line_stride(1) != line_stride(0);
+    }
+
+    // Every line of 16-byte chunks, from an aligned address on.
+    bool is_aligned() const {
+        bool aligned = are_aligned(offsets, batch);
+        for (int i = 0; i < 2; ++i) aligned = aligned && linear::cuda::is_aligned(operands[i], mn, k, major);
+        return aligned;
+    }
+    // And the copy engine finds its way: positive distances that it can hold.
+    bool is_addressable() const {
+        constexpr int64_t kPitch = int64_t{1} << 39;
+        bool addressable = is_aligned() && step >= 0 && step < kPitch;
+        for (int i = 0; i < 2; ++i) {
+            const int64_t line = line_stride(i);
+            addressable = addressable && (lines() == 1 || (line > 0 && line < kPitch));
+        }
+        return addressable;
+    }
+
+    // A copy with aligned lines.
+    int64_t packed_pitch() const { return ceil_div(length(), kChunkElements) * kChunkElements; }
+    int64_t packed_bytes() const { return packed_pitch() * lines() * copies() * 2; }
+    cudaError_t pack(int i, const int64_t* table, char* to, cudaStream_t stream) {
+        const PackArguments arguments{static_cast<const uint16_t*>(operands[i].data),
+                                      reinterpret_cast<uint32_t*>(to),
+                                      length(),
+                                      lines(),
+                                      copies(),
+                                      stride(i),
+                                      line_stride(i),
+                                      step < 0 ? table : nullptr,
+                                      step,
+                                      packed_pitch()};
+        unsigned blocks = 0;
+        const int64_t wanted = ceil_div(lines() * copies(), int64_t{kPackThreads} / kWarpSize);
+        const cudaError_t status = persistent_blocks<pack_kernel>(wanted, kPackThreads, &blocks);
+        operands[i] = major == Major::k ? Operand{to, packed_pitch(), 1} : Operand{to, 1, packed_pitch()};
+        return status != cudaSuccess ? status : launch<pack_kernel>(Grid{blocks, kPackThreads}, stream, arguments);
+    }
+    int64_t packed_step() const { return step == 0 ? 0 : packed_pitch() * lines(); }
+
+    // Boxes of 64 along a line, and of `box_lines` of M (or N), or 64 of K.
+    cudaError_t describe(int i, DType dtype, int box_lines, ptx::TensorMap* map) const {
+        constexpr int64_t kAny = kChunkBytes;  // between lines of which there is one
+        const int64_t pitch = 2 * line_stride(i);
+        return make_tensor_map({operands[i].data,
+                                dtype,
+                                {length(), lines(), copies()},
+                                {pitch == 0 ? kAny : pitch, step == 0 ? kAny : 2 * step},
+                                {64, major == Major::k ? box_lines : 64, 1},
+                                Swizzle::bytes_128},
+                               map);
+    }
+};
 
 struct Extent {
     uint64_t begin, end;
@@ -133,16 +222,19 @@ thread_local Forced forced;
 
 // Parts of the workspace, by their offsets.
 struct Layout {
+    int64_t packed_a[2] = {}, packed_b[2] = {};
     int64_t a_offsets = 0, b_offsets = 0, partials = 0, column_sums = 0, column_sums2 = 0, squares = 0, bytes = 0;
     int64_t sum_rows = 0, square_count = 0;
 };
 
 struct Prepared {
     GemmArguments arguments{};
-    Major major_a, major_b;
+    BulkArguments bulk{};
+    unsigned blocks;  // of the launch
+    Side a, b;
+    bool pack_a = false, pack_b = false;
     Plan plan;
     Layout layout;
-    int64_t a_step, b_step;
 };
 
 int64_t padded(int64_t bytes) { return ceil_div(bytes, kChunkBytes) * kChunkBytes; }
@@ -156,8 +248,14 @@ Layout layout_of(const Problem& p, const Policy& policy, const Prepared& prepare
     };
     Layout layout;
     const int64_t table = p.batch * static_cast<int64_t>(sizeof(int64_t));
-    layout.a_offsets = room(layout, prepared.a_step < 0, table);
-    layout.b_offsets = room(layout, prepared.b_step < 0, table);
+    layout.a_offsets = room(layout, prepared.a.step < 0, table);
+    layout.b_offsets = room(layout, prepared.b.step < 0, table);
+    for (int i = 0; i < 2; ++i) {
+        layout.packed_a[i] =
+            room(layout, prepared.pack_a && (i == 0 || prepared.a.has_two()), prepared.a.packed_bytes());
+        layout.packed_b[i] =
+            room(layout, prepared.pack_b && (i == 0 || prepared.b.has_two()), prepared.b.packed_bytes());
+    }
     layout.partials = room(layout, schedule.is_split(), schedule.blocks * 2 * policy.m * policy.n * 4);
     const int64_t patches = schedule.is_split() ? warp_m(policy) / kPatchRows : 1;
     layout.sum_rows = p.batch * schedule.tiles_m * policy.warps_m * patches;
@@ -166,6 +264,68 @@ Layout layout_of(const Problem& p, const Policy& policy, const Prepared& prepare
     layout.column_sums2 = room(layout, p.epilogue.column_sums2 != nullptr, layout.sum_rows * p.b.cols * 4);
     layout.squares = room(layout, p.epilogue.stats != nullptr, layout.square_count * 8);
     return layout;
+}
+
+Selection choose(const Shape& shape) {
+    if (forced.policy < 0 || !serves(kPolicies[forced.policy], shape)) return select(shape);
+    const Policy& policy = kPolicies[forced.policy];
+    const int64_t blocks =
+        forced.blocks > 0 ? smaller(forced.blocks, most_blocks(policy, shape)) : tiles_of(policy, shape);
+    return {forced.policy, blocks};
+}
+
+// Which of the kernels' own loops an epilogue has, if its 16-bit outputs can leave by the copy engine (`sent`, in the
+// order of Output) and the rest is read and written two neighbours at a time.
+Kind kind_of(const Problem& p, const EpilogueArguments& e, const bool (&sent)[kOutputs]) {
+    const auto suits = [&](const Sheet& sheet, DType dtype) {
+        return sheet.data == nullptr || (sheet.vectors && sheet.col_stride == 1 && sheet.dtype == dtype);
+    };
+    const auto leaves = [&](const Sheet& sheet, Output output) {
+        return sheet.data == nullptr || (sent[static_cast<int>(output)] && sheet.dtype == p.a.dtype);
+    };
+    const DType dtype = p.a.dtype, other = e.out.dtype;
+    const bool sums = p.epilogue.column_sums != nullptr, stats = p.epilogue.stats != nullptr;
+    const bool reads = e.grad_preact.data != nullptr, adds = e.c.data != nullptr, keeps = e.preact.data != nullptr;
+    const bool inputs = suits(e.bias, dtype) && suits(e.bias2, dtype) && suits(e.grad_preact, dtype);
+    const bool outputs = leaves(e.preact, Output::preact) && leaves(e.preact2, Output::preact2);
+    if (!inputs || !outputs || e.out2.data != nullptr || e.grad_up.data != nullptr) return Kind::any;
+    const bool active = e.activation != Activation::none, halves = leaves(e.out, Output::out);
+    if (e.gated) return halves && !reads && !adds && !sums && !stats ? Kind::gated : Kind::any;
+    if (reads) return halves && active && !adds && !stats ? Kind::gradient : Kind::any;
+    if (sums) return Kind::any;
+    if (active) return halves && !adds && !stats ? Kind::activated : Kind::any;
+    if (keeps) return Kind::any;
+    if (!adds) return halves && !stats && e.cols % 2 == 0 ? Kind::plain : Kind::any;
+    if (halves && suits(e.c, dtype)) return Kind::added;
+    return other == DType::f32 && e.out.vectors && suits(e.c, DType::f32) ? Kind::accumulated : Kind::any;
+}
+
+// Descriptions for the copy engine, of operands in their final places.
+cudaError_t describe(const Problem& p, const Policy& policy, Prepared* prepared) {
+    const Operands& o = prepared->arguments.operands;
+    const EpilogueArguments& e = prepared->arguments.epilogue;
+    BulkArguments& bulk = prepared->bulk;
+    bulk.a_batched = prepared->a.step == 0 ? 0 : 1;
+    bulk.b_batched = prepared->b.step == 0 ? 0 : 1;
+    for (int i = 0; i < 2; ++i) {
+        cudaError_t status = prepared->a.describe(i, p.a.dtype, block_m(policy), &bulk.a[i]);
+        if (status == cudaSuccess) status = prepared->b.describe(i, p.a.dtype, policy.n / 2, &bulk.b[i]);
+        if (status != cudaSuccess) return status;
+    }
+    const auto boxes = [&](const Sheet& sheet, int columns, Swizzle swizzle) {
+        const int64_t pitch = 2 * sheet.row_stride;
+        return TensorBox{
+            sheet.data, sheet.dtype, {e.cols, o.m, p.batch}, {pitch, pitch * o.m}, {columns, kPatchRows, 1}, swizzle};
+    };
+    const Sheet* sheets[kOutputs] = {&e.out, &e.out2, &e.preact, &e.preact2};  // in the order of Output
+    for (int i = 0; i < kOutputs; ++i) {
+        const Sheet& sheet = *sheets[i];
+        bulk.is_sent[i] = sheet.data != nullptr && sheet.dtype != DType::f32 && sheet.vectors &&
+                          make_tensor_map(boxes(sheet, 32, Swizzle::bytes_64), &bulk.outputs[i]) == cudaSuccess;
+    }
+    bulk.kind = kind_of(p, e, bulk.is_sent);
+    if (bulk.kind == Kind::plain) return make_tensor_map(boxes(e.out, 64, Swizzle::bytes_128), &bulk.out);
+    return cudaSuccess;
 }
 
 CudaStatus prepare(const Problem& p, Prepared* prepared) {
@@ -186,16 +346,14 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     o.b[0] = operand_of(p.b, true);
     o.a[1] = p.a2 == nullptr ? o.a[0] : operand_of(*p.a2, false);
     o.b[1] = p.b2 == nullptr ? o.b[0] : operand_of(*p.b2, true);
-    prepared->a_step = step_of(p.a_offsets, p.batch);
-    prepared->b_step = step_of(p.b_offsets, p.batch);
-    o.a_step = prepared->a_step;
-    o.b_step = prepared->b_step;
-
+    o.a_step = step_of(p.a_offsets, p.batch);
+    o.b_step = step_of(p.b_offsets, p.batch);
     // Two operands of one side share a layout; one that lies otherwise is read element by element.
-    const Major a = prepared->major_a = major_of(o.a[0]), b = prepared->major_b = major_of(o.b[0]);
-    bool aligned = are_aligned(p.a_offsets, p.batch) && are_aligned(p.b_offsets, p.batch);
+    const Major major_a = major_of(o.a[0]), major_b = major_of(o.b[0]);
+    prepared->a = {o.a, o.m, o.k, major_a, p.a_offsets, p.batch, o.a_step};
+    prepared->b = {o.b, o.n, o.k, major_b, p.b_offsets, p.batch, o.b_step};
+    const Side &a = prepared->a, &b = prepared->b;
     for (int i = 0; i < 2; ++i) {
-        aligned = aligned && is_aligned(o.a[i], o.m, o.k, a) && is_aligned(o.b[i], o.n, o.k, b);
         const Extent in_a = extent_of(o.a[i], o.m, o.k, p.a_offsets, p.batch);
         const Extent in_b = extent_of(o.b[i], o.n, o.k, p.b_offsets, p.batch);
         o.a_begin[i] = in_a.begin;
@@ -204,23 +362,22 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
         o.b_end[i] = in_b.end;
     }
 
+    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+    const bool pack_a = !a.is_addressable(), pack_b = !b.is_addressable();
     const Shape shape{o.m,
                       o.gated ? 2 * o.n : o.n,
                       o.k,
                       o.products,
                       p.batch,
-                      a,
-                      b,
-                      aligned,
+                      major_a,
+                      major_b,
+                      a.is_aligned() && b.is_aligned(),
+                      device.hopper && o.k > 0 && larger(o.m, larger(o.n, o.k)) <= kMost,
+                      (pack_a ? a.packed_bytes() : 0) + (pack_b ? b.packed_bytes() : 0),
                       device.multiprocessors,
                       device.shared_bytes,
                       device.compute_major};
-    Selection selection = select(shape);
-    if (forced.policy >= 0 && serves(kPolicies[forced.policy], shape)) {
-        selection.policy = forced.policy;
-        selection.blocks = forced.blocks > 0 ? smaller(forced.blocks, most_blocks(kPolicies[forced.policy], shape))
-                                             : tiles_of(kPolicies[forced.policy], shape);
-    }
+    const Selection selection = choose(shape);
     if (selection.policy < 0) return {static_cast<int>(cudaErrorNotSupported), "no policy serves this device"};
     const Policy& policy = kPolicies[selection.policy];
     Schedule& schedule = arguments.schedule;
@@ -229,13 +386,17 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     schedule.batch = p.batch;
     schedule.steps = steps_of(policy, shape);
     schedule.blocks = selection.blocks;
-    schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, device.multiprocessors * resident_of(policy, shape),
-                                policy.m, policy.n);
-    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
     if (larger(schedule.blocks, larger(schedule.tiles(), schedule.steps)) > kMost) {
         return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles, or steps of one"};
     }
+    const bool in_turn = policy.copy == Copy::bulk;
+    const int64_t at_work =
+        in_turn ? clusters_of(policy, shape, schedule.blocks) : device.multiprocessors * resident_of(policy, shape);
+    schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, at_work, policy.m, policy.n);
+    prepared->blocks = static_cast<unsigned>(in_turn ? at_work * policy.cluster : schedule.blocks);
     arguments.epilogue.fine = schedule.is_split();
+    prepared->pack_a = in_turn && pack_a;
+    prepared->pack_b = in_turn && pack_b;
     prepared->layout = layout_of(p, policy, *prepared);
     prepared->plan = {selection.policy, selection.blocks};
     return {};
@@ -252,10 +413,23 @@ constexpr std::array<LaunchRow, sizeof...(kRows)> launchers(std::integer_sequenc
 template <class T>
 constexpr auto kLaunchers = launchers<T>(std::make_integer_sequence<int, kPolicyCount>{});
 
+// A side's operands to aligned copies of them, if so wanted.
+cudaError_t pack(Side& side, bool wanted, const int64_t* table, char* memory, const int64_t (&at)[2],
+                 cudaStream_t stream) {
+    if (!wanted) return cudaSuccess;
+    const bool two = side.has_two();
+    cudaError_t status = two ? side.pack(1, table, memory + at[1], stream) : cudaSuccess;
+    if (status == cudaSuccess) status = side.pack(0, table, memory + at[0], stream);
+    if (!two) side.operands[1] = side.operands[0];
+    side.step = side.packed_step();
+    return status;
+}
+
 template <int kColumns>
 cudaError_t finish_pieces(const GemmArguments& arguments, const Policy& policy, cudaStream_t stream) {
     const int64_t patches = arguments.schedule.tiles() * policy.m * policy.n / (kPatchRows * kColumns);
-    const Grid grid{static_cast<unsigned>(ceil_div(patches, kFinishWarps)), kFinishThreads};
+    Grid grid{static_cast<unsigned>(ceil_div(patches, kFinishWarps)), kFinishThreads};
+    grid.overlaps = policy.copy == Copy::bulk;  // then this is the code of sm_90a, which waits
     return launch<finish_pieces_kernel<kColumns>>(grid, stream, arguments, policy);
 }
 
@@ -300,9 +474,9 @@ CudaStatus gemm(const Problem& problem, const Lender& lender, void* stream, Plan
         *table = reinterpret_cast<const int64_t*>(memory + at);
         return upload(reinterpret_cast<int64_t*>(memory + at), offsets, problem.batch, stream);
     };
-    CudaStatus sent = send(problem.a_offsets, prepared.a_step, layout.a_offsets, &arguments.operands.a_offsets);
+    CudaStatus sent = send(problem.a_offsets, prepared.a.step, layout.a_offsets, &arguments.operands.a_offsets);
     if (sent.code == 0) {
-        sent = send(problem.b_offsets, prepared.b_step, layout.b_offsets, &arguments.operands.b_offsets);
+        sent = send(problem.b_offsets, prepared.b.step, layout.b_offsets, &arguments.operands.b_offsets);
     }
     if (sent.code != 0) return sent;
     const auto floats = [&](bool wanted, int64_t at) {
@@ -314,9 +488,16 @@ CudaStatus gemm(const Problem& problem, const Lender& lender, void* stream, Plan
     double* squares = e.stats == nullptr ? nullptr : reinterpret_cast<double*>(memory + layout.squares);
     arguments.epilogue.squares = squares;
 
+    if (policy.copy == Copy::bulk) {
+        Operands& o = arguments.operands;
+        cudaError_t made = pack(prepared.a, prepared.pack_a, o.a_offsets, memory, layout.packed_a, queue);
+        if (made == cudaSuccess) made = pack(prepared.b, prepared.pack_b, o.b_offsets, memory, layout.packed_b, queue);
+        if (made == cudaSuccess) made = describe(problem, policy, &prepared);
+        if (made != cudaSuccess) return status_of(made);
+    }
     const auto& launchers = dtype == DType::f16 ? kLaunchers<f16> : kLaunchers<bf16>;
-    cudaError_t status =
-        launchers[static_cast<size_t>(prepared.plan.policy)](arguments, prepared.major_a, prepared.major_b, queue);
+    cudaError_t status = launchers[static_cast<size_t>(prepared.plan.policy)](
+        arguments, prepared.bulk, prepared.a.major, prepared.b.major, prepared.blocks, queue);
     if (status == cudaSuccess && arguments.schedule.is_split()) {
         status = warp_n(policy) == 64 ? finish_pieces<64>(arguments, policy, queue)
                                       : finish_pieces<32>(arguments, policy, queue);

@@ -13,9 +13,10 @@
 
 namespace halfops::linear {
 
-// How operands come to shared memory: 16 bytes at a time without registers, which wants aligned lines and sm_80; or
-// through registers, from any address with any strides, on any device.
-enum class Copy : int { async, staged };
+// How operands come to shared memory: 16 bytes at a time without registers, which wants aligned lines and sm_80;
+// through registers, from any address with any strides, on any device; or as boxes by the copy engine, which wants
+// aligned lines and sm_90a, and goes with that architecture's products of warpgroups.
+enum class Copy : int { async, staged, bulk };
 
 struct Policy {
     const char* name;
@@ -23,9 +24,14 @@ struct Policy {
     int warps_m, warps_n;
     Copy copy;
     int blocks_per_multiprocessor;  // that registers allow, __launch_bounds__ holds to it; see resident_of()
+    // Of bulk rows. The tile belongs to a cluster of so many blocks, one below the other, and they share B's copies.
+    int cluster = 1;
+    // Two warpgroups have a tile each, and while one multiplies, the other finishes; or else they share one.
+    bool alternate = false;
 };
 
-// Evidence so far is counted (docs/kernels.md), not yet measured:
+// Evidence: of the first rows counted (docs/kernels.md), of those for sm_90a what an H200 ran where they were chosen
+// (fp16, TFLOP/s and times torch's cuBLAS, benchmarks/results/linear.jsonl).
 //
 // | row       | tensor : shared clocks of a stage | why it is here                                             |
 // | 128x256   | 1024 : 704                        | large outputs: the fewest bytes from L2, 24 a clock        |
@@ -36,6 +42,12 @@ struct Policy {
 // | 32x128    | 256 : 416                         | M to 32: bound by the weight's way from memory             |
 // | 16x128    | 128 : 336                         | M to 16                                                    |
 // | *, staged | 512 : 512, 128 : 192              | odd leading dimensions, any strides, sm_75                 |
+// | 256x256 bulk  | 1024 : 1024 | 681 at 8192 cubed, 0.95; 682 at 4096 cubed, 0.93                                 |
+// | 128x256 bulk  | 1024 : 1024 | 491 at 2048 cubed, 0.79; too few tiles for clusters                              |
+// | 256x128 bulk  | 512 : 640   | 355 at wgrad + fp32 sum + statistics of (8192, 768, 3072)                        |
+// | 128x128 bulk  | 512 : 640   | 310 at (128, 11008, 4096): outputs too small for 128x256                         |
+// | 128x256 turns | 512 : 640   | 421 at 3000 cubed, 0.64: the end of a tile is hidden                             |
+// | 64x128 turns  | 256 : 384   | 166 at 1024 cubed, 0.65: one round of tiles                                      |
 inline constexpr Policy kPolicies[] = {
     {"128x256x32", 128, 256, 32, 4, 2, 4, Copy::async, 1},
     {"256x128x32", 256, 128, 32, 4, 4, 2, Copy::async, 1},
@@ -46,10 +58,22 @@ inline constexpr Policy kPolicies[] = {
     {"16x128x64", 16, 128, 64, 5, 1, 4, Copy::async, 2},
     {"128x128x32 staged", 128, 128, 32, 2, 2, 4, Copy::staged, 1},
     {"64x64x32 staged", 64, 64, 32, 2, 2, 2, Copy::staged, 2},
+    {"256x256x64 bulk", 256, 256, 64, 4, 4, 8, Copy::bulk, 1, 2},
+    {"128x256x64 bulk", 128, 256, 64, 4, 2, 8, Copy::bulk, 1},
+    {"256x128x64 bulk", 256, 128, 64, 6, 4, 4, Copy::bulk, 1, 2},
+    {"128x128x64 bulk", 128, 128, 64, 6, 2, 4, Copy::bulk, 1},
+    {"128x256x64 turns", 128, 256, 64, 4, 2, 8, Copy::bulk, 1, 2, true},
+    {"64x128x64 turns", 64, 128, 64, 8, 1, 4, Copy::bulk, 1, 1, true},
 };
 inline constexpr int kPolicyCount = static_cast<int>(sizeof(kPolicies) / sizeof(Policy));
 
-HALFOPS_HD constexpr int threads_of(const Policy& p) { return 32 * p.warps_m * p.warps_n; }
+// A bulk row's block: a warpgroup that starts copies, and two that multiply; its warps_m and warps_n say how a tile is
+// divided for the sums over it and for finish.cuh, 64 x 32 each.
+inline constexpr int kWarpgroup = 128, kConsumers = 2;
+HALFOPS_HD constexpr int threads_of(const Policy& p) {
+    return p.copy == Copy::bulk ? (1 + kConsumers) * kWarpgroup : 32 * p.warps_m * p.warps_n;
+}
+HALFOPS_HD constexpr int block_m(const Policy& p) { return p.m / p.cluster; }
 HALFOPS_HD constexpr int warp_m(const Policy& p) { return p.m / p.warps_m; }
 HALFOPS_HD constexpr int warp_n(const Policy& p) { return p.n / p.warps_n; }
 
@@ -57,8 +81,12 @@ HALFOPS_HD constexpr int warp_n(const Policy& p) { return p.n / p.warps_n; }
 // is room for two such patches a warp.
 inline constexpr int kPatchRows = 16, kPatchPad = 8;
 
+// Where a warp of a bulk row puts outputs for the copy engine, two times sixteen rows of 128 bytes.
+inline constexpr int kOutBytes = kPatchRows * 128, kOutBuffers = 2;
+
 HALFOPS_HD constexpr int shared_bytes(const Policy& p) {
-    const int stages = p.stages * (p.m + p.n) * p.k * 2;
+    const int stages = p.stages * (block_m(p) + p.n) * p.k * 2;
+    if (p.copy == Copy::bulk) return stages + kConsumers * kWarpgroup / 32 * kOutBuffers * kOutBytes;
     const int patches = p.warps_m * p.warps_n * 2 * kPatchRows * (warp_n(p) + kPatchPad) * 4;
     return stages > patches ? stages : patches;
 }
@@ -71,7 +99,9 @@ struct Shape {
     int64_t m, n, k;  // n: columns of accumulators, both halves of a gated problem
     int64_t products, batch;
     Major major_a, major_b;
-    bool aligned;  // every line of every operand begins at a multiple of 16 bytes
+    bool aligned;          // every line of every operand begins at a multiple of 16 bytes
+    bool bulk;             // the copy engine of sm_90a is there, and can count what it would copy
+    int64_t packed_bytes;  // of operands that it can address only once they are copied to aligned lines
     int multiprocessors, shared_bytes_per_block, compute_major;
 };
 
@@ -89,7 +119,7 @@ HALFOPS_HD constexpr bool has_layout(const Policy& p, Major a, Major b) {
 
 // Whether a row can serve a problem at all.
 constexpr bool serves(const Policy& p, const Shape& s) {
-    const bool copies = p.copy == Copy::staged || (s.aligned && s.compute_major >= 8);
+    const bool copies = p.copy == Copy::staged || (p.copy == Copy::bulk ? s.bulk : s.aligned && s.compute_major >= 8);
     return copies && has_layout(p, s.major_a, s.major_b) && shared_bytes(p) + kOwnShared <= s.shared_bytes_per_block;
 }
 
@@ -112,6 +142,43 @@ constexpr double shared_clocks(const Policy& p) {
     return matrices * 512 / 128 + (p.m + p.n) * p.k * 2.0 / 128;
 }
 
+// The same for a bulk row: its clusters walk through the shares, as many at a time as the device holds. For each 16 of
+// K wgmma reads 64 rows of A and all columns of B, so a stage takes 2048 pairs of numbers a clock of the tensor cores,
+// or 128 bytes a clock of shared memory, which gives those and takes the copies, or its bytes' way from L2, where B's
+// are shared in a cluster. The end of a tile is hidden behind the other warpgroup's products where they alternate.
+constexpr int64_t clusters_of(const Policy& p, const Shape& s, int64_t shares) {
+    return smaller(shares, larger(1, s.multiprocessors / p.cluster));
+}
+constexpr double bulk_step_clocks(const Policy& p) {
+    constexpr double kFromL2 = 51;
+    const double rows = block_m(p), columns = p.n, line = 2.0 * p.k;
+    const double tensor = rows * columns * p.k / 2048;
+    const double read = rows / 64 * (64 + columns) * line, written = (rows + columns) * line;
+    const double shared = (read + written) / 128, from_l2 = (rows + columns / p.cluster) * line / kFromL2;
+    const double less = p.cluster > 1 ? 0.985 : 1.0;  // fewer bytes from L2 leave the clock higher
+    return less * (shared > tensor ? (shared > from_l2 ? shared : from_l2) : (tensor > from_l2 ? tensor : from_l2));
+}
+constexpr double bulk_clocks_of(const Policy& p, const Shape& s, int64_t shares) {
+    constexpr double kLaunch = 6000, kPack = 4000, kSums = 8, kEnd = 2400.0 / (128 * 256);
+    constexpr double kFromMemory = 18;
+    const double first = p.cluster > 1 ? 4000 : 2500;  // a cluster's blocks begin together
+    const int64_t tiles = tiles_of(p, s);
+    const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(shares);
+    const double end = kEnd * block_m(p) * p.n;
+    const double rounds = static_cast<double>(ceil_div(shares, clusters_of(p, s, shares)));
+    double clocks = first + rounds * steps * bulk_step_clocks(p) + end * (p.alternate ? 1.0 : rounds);
+    const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
+                        static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
+    if (clocks < once + first + end) clocks = once + first + end + clocks / 1024;
+    if (shares != tiles) {
+        clocks += kLaunch + static_cast<double>(shares) * p.m * p.n * 12.0 / (kSums * s.multiprocessors);
+    }
+    if (s.packed_bytes > 0) {
+        clocks += kPack + 2.0 * static_cast<double>(s.packed_bytes) / (kFromMemory * s.multiprocessors);
+    }
+    return clocks;
+}
+
 // Clocks that the rows' blocks would take, the basis of the choice. A stage takes what its slowest resource does,
 // tensor pipes, shared memory or the way from L2, and a tenth of what the others do, for they get in each other's way;
 // through registers, one stage ahead, kStaged of that speed is reached. A block's first loads take kFirst, and its
@@ -119,6 +186,7 @@ constexpr double shared_clocks(const Policy& p) {
 // and their way through memory. Blocks that walk through several tiles drift apart in K and share less of L2, which
 // kDrift stands for. All of it is counted or guessed, nothing is measured yet.
 constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
+    if (p.copy == Copy::bulk) return bulk_clocks_of(p, s, blocks);
     constexpr double kFirst = 1500, kLaunch = 6000, kDrift = 1.08;
     constexpr double kFromL2 = 40, kFromMemory = 18, kSums = 20;  // bytes a clock and multiprocessor
     constexpr double kInTheWay = 0.1, kStaged = 0.55;
@@ -166,7 +234,8 @@ constexpr Selection select(const Shape& s) {
         if (!serves(p, s)) continue;
         const int64_t tiles = tiles_of(p, s), steps = steps_of(p, s);
         consider(row, tiles);
-        const int64_t slots = s.multiprocessors * resident_of(p, s);
+        const int64_t slots =
+            p.copy == Copy::bulk ? s.multiprocessors / p.cluster : s.multiprocessors * resident_of(p, s);
         constexpr int64_t kShortest = 8;  // steps that are worth a block
         // 2, 3, 4, 6, 8, 12, ...: finer steps change little and cost the host time.
         for (int64_t splits = 2; splits <= steps / kShortest && tiles * splits <= 2 * slots;

@@ -70,9 +70,10 @@ __device__ __forceinline__ void store_eight(const Sheet& sheet, int64_t row, int
     }
 }
 
-__device__ __forceinline__ void round_eight(DType dtype, float (&v)[kEight]) {
+template <int kCount>
+__device__ __forceinline__ void round_all(DType dtype, float (&v)[kCount]) {
 #pragma unroll
-    for (int j = 0; j < kEight; ++j) {
+    for (int j = 0; j < kCount; ++j) {
         if (dtype == DType::f16) {
             v[j] = to_f32(from_f32<f16>(v[j]));
         } else if (dtype == DType::bf16) {
@@ -80,5 +81,30 @@ __device__ __forceinline__ void round_eight(DType dtype, float (&v)[kEight]) {
         }
     }
 }
+
+// Two neighbours as they lie in global memory, from an even column of a sheet with `vectors` on: in one access.
+template <class T>
+struct alignas(2 * sizeof(T)) Two {
+    static constexpr int kWords = static_cast<int>(sizeof(T)) / 2;
+    uint32_t word[kWords];
+
+    __device__ __forceinline__ static Two load(const T* at) {
+        return *in_global_memory(reinterpret_cast<const Two*>(at));
+    }
+    __device__ __forceinline__ void store(T* at) const { *in_global_memory(reinterpret_cast<Two*>(at)) = *this; }
+
+    __device__ __forceinline__ static Two of(T x, T y) {
+        if constexpr (kWords == 1)
+            return {bits_of_element(x) | bits_of_element(y) << 16};
+        else
+            return {bits_of_element(x), bits_of_element(y)};
+    }
+    __device__ __forceinline__ float first() const {
+        return to_f32(element_of<T>(kWords == 1 ? word[0] & 0xffffu : word[0]));
+    }
+    __device__ __forceinline__ float second() const {
+        return to_f32(element_of<T>(kWords == 1 ? word[0] >> 16 : word[kWords - 1]));
+    }
+};
 
 }  // namespace halfops::linear

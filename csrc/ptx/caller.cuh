@@ -5,7 +5,9 @@
 #if defined(HALFOPS_EMULATOR)
 #include <source_location>
 
-#define HALFOPS_CALLED_FROM , std::source_location where = std::source_location::current()
+#define HALFOPS_ONLY_CALLED_FROM std::source_location where = std::source_location::current()
+#define HALFOPS_CALLED_FROM , HALFOPS_ONLY_CALLED_FROM
 #else
+#define HALFOPS_ONLY_CALLED_FROM
 #define HALFOPS_CALLED_FROM
 #endif

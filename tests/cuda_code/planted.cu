@@ -1,5 +1,6 @@
 // Kernels with one defect each: the checks of test_cuda_code.py must find it.
 #include "collective/vector.cuh"
+#include "ptx/wgmma.cuh"
 
 namespace planted {
 
@@ -33,6 +34,18 @@ __global__ void one_after_the_other(const float* x, float* y, int n) {
         const auto second = Eight<float>::load(x + 8 * (place & 1023u));
         second.store(y + 8 * i);
     }
+}
+
+// Accumulators are read while products are under way: ptxas waits for each of them.
+__global__ void __launch_bounds__(128) read_too_early(float* x, uint64_t a, uint64_t b) {
+    float sums[32];
+    halfops::ptx::wgmma_fence();
+    halfops::ptx::wgmma<halfops::f16, 64, 0, 0>(sums, a, b, false);
+    x[threadIdx.x] = sums[3];
+    halfops::ptx::wgmma<halfops::f16, 64, 0, 0>(sums, a, b, true);
+    halfops::ptx::wgmma_commit();
+    halfops::ptx::wgmma_wait<0>();
+    for (int i = 0; i < 32; ++i) x[i * 128 + threadIdx.x] = sums[i];
 }
 
 }  // namespace planted
