@@ -15,6 +15,7 @@ from emulator import build
 from emulator.gemm import SOURCES, Problem, padded, whole_numbers
 from emulator.memory import misaligned
 from emulator.program import Arrays, Mode, Program, Report, program
+from emulator.tiles import TILES, how, swizzled
 from emulator.work import work
 
 # Small kernels that show one rule each, and those of tests/golden for the instructions.
@@ -93,6 +94,46 @@ def exchange_case(entry: str, size: int, expected: Callable[[np.ndarray], np.nda
         return {"in": values.copy(), "out": np.full(len(result), np.nan, np.float32)}
 
     return Case(program("exchange"), entry, arrays, lambda arrays: np.array_equal(arrays["out"], result))
+
+
+def ring_case(cluster: int, clusters: int, tiles: int) -> Case:
+    """Sums over the even and the odd rows of tiles that the blocks of a cluster load for each other."""
+    whole = np.random.default_rng(tiles).integers(-99, 100, (tiles, 8 * cluster, 32)).astype(np.float32)
+    sums = np.array([[whole[:, first::2].sum((0, 1)) for first in (0, 1)]] * cluster * clusters)
+
+    def arrays() -> Arrays:
+        numbers = {"tiles": np.array([tiles], np.int32), "cluster": np.array([cluster], np.uint32)}
+        described = {"tensor": whole, "how": how(whole, (32, 8, 1), swizzle=128)}
+        return described | numbers | {"out": np.full_like(sums, np.nan)}
+
+    return Case(TILES, "ring", arrays, lambda arrays: np.array_equal(arrays["out"], sums))
+
+
+def stored_tiles_case(times: int) -> Case:
+    """Tiles that are added to a tensor, of which they cover a part."""
+    whole, added = np.ones((1, 12, 40), np.float32), np.arange(times * 256, dtype=np.float32).reshape(times, 8, 32)
+    wanted = whole.copy()
+    wanted[0, 4:, 8:] += added.sum(0)
+
+    def arrays() -> Arrays:
+        numbers = {"times": np.array([times], np.int32), "adds": np.array([1], np.int32)}
+        at = np.array([8, 4, 0], np.int32)
+        described = {"tensor": whole.copy(), "how": how(whole, (32, 8, 1), swizzle=128), "at": at}
+        return described | numbers | {"in": np.concatenate([swizzled(tile) for tile in added])}
+
+    return Case(TILES, "store_tile", arrays, lambda arrays: np.array_equal(arrays["tensor"], wanted))
+
+
+def everywhere_case(cluster: int, clusters: int) -> Case:
+    """Each block gets the sum over its cluster, times its place there from 1 on."""
+    given = np.random.default_rng(cluster).integers(-99, 100, (clusters, cluster, 64)).astype(np.float32)
+    sums = given.sum(1, keepdims=True) * np.arange(1, cluster + 1, dtype=np.float32)[:, None]
+
+    def arrays() -> Arrays:
+        numbers = {"cluster": np.array([cluster], np.uint32), "status": np.array([-1], np.int32)}
+        return {"in": given, "out": np.full_like(given, np.nan)} | numbers
+
+    return Case(TILES, "everywhere", arrays, lambda arrays: np.array_equal(arrays["out"], sums))
 
 
 def nonfinite_case(dtype: type, code: int, size: int, offset: int, place: int) -> Case:
@@ -212,6 +253,7 @@ def step_case(rule: str, master: str, sizes: list[int], offsets: dict[str, int],
 # One tile each, in one layout: what planted bugs compile again and again.
 GEMM_ASYNC = program("linear_async", *SOURCES)
 GEMM_STAGED = program("linear_staged", *SOURCES)
+GEMM_CLUSTER = program("linear_bulk_one", *SOURCES)
 
 
 def gemm_case(using: Program, problem: Problem, **wanted: Tensor) -> Case:
@@ -274,6 +316,14 @@ def two_weights_case(using: Program, row: str, k: int, blocks: int = 0) -> Case:
     return gemm_case(using, problem, out=out)
 
 
+def cluster_case() -> Case:
+    """Nine tiles of six steps, five for a cluster: more steps than stages, more tiles than can be told ahead, a last
+    row of tiles of which one block has nothing."""
+    a, b = padded(whole_numbers(520, 330, seed=1), 336), padded(whole_numbers(330, 528, seed=2), 536)
+    out = (a.double() @ b.double() / 16).half()
+    return gemm_case(GEMM_CLUSTER, Problem(a, b, alpha=1 / 16, row="256x256x64 bulk"), out=out)
+
+
 APART = {"weight": 1, "grad": 2, "master": 3, "state": 1, "ema": 2}
 HEAD = {"weight": 4, "grad": 4, "master": 4}
 CASES = {
@@ -290,6 +340,9 @@ CASES = {
     "handover": exchange_case("handover", 96, lambda x: x),
     "streamed sums": exchange_case("streamed_sums", 5 * 96 * 4, _streamed_sums),
     "matrices": exchange_case("matrices", 128, lambda x: x),
+    "ring of tiles": ring_case(cluster=2, clusters=2, tiles=5),
+    "stored tiles": stored_tiles_case(times=5),
+    "everywhere": everywhere_case(cluster=4, clusters=2),
     "nonfinite": nonfinite_case(np.uint16, 0, 4099, 1, place=-2),
     "nonfinite, another lane": nonfinite_case(np.uint16, 0, 4099, 1, place=77),
     "stats": stats_case(count=300, size=131),
@@ -300,4 +353,5 @@ CASES = {
     "gemm, gradients": gated_gradient_case(),
     "gemm, two weights": two_weights_case(GEMM_ASYNC, "64x64x64", k=72, blocks=6),
     "gemm, staged": two_weights_case(GEMM_STAGED, "64x64x32 staged", k=51),
+    "gemm, clusters": cluster_case(),
 }

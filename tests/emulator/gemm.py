@@ -22,9 +22,17 @@ BF16_ROWS = ("64x64x64", "64x64x32 staged")
 FEW_ROWS = ("64x64x64", "16x128x64", "64x64x32 staged")
 LAYOUTS = ("nn", "nt", "tn", "tt")  # of A and B: n as in [M, K] and [K, N], t transposed in memory
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
-SOURCES = ("csrc/linear/linear_cuda.cu", "csrc/collective/upload.cu")
+SOURCES = ("csrc/linear/linear_cuda.cu", "csrc/collective/upload.cu", "csrc/collective/tensor_map.cu")
+
+# The whole table, and of its rows for sm_90a those that are compiled (entries/linear_bulk.cpp).
+TABLE = (
+    *ROWS, "256x256x64 bulk", "128x256x64 bulk", "256x128x64 bulk", "128x128x64 bulk", "128x256x64 turns",
+    "64x128x64 turns",
+)  # fmt: skip
+BULK_ROWS = ("256x256x64 bulk", "128x128x64 bulk", "128x256x64 turns", "64x128x64 turns")
 
 GEMM = program("linear", *SOURCES)
+GEMM_BULK = program("linear_bulk", *SOURCES)
 GEMM_FEW = program("linear_few", *SOURCES)
 FORWARD = Mode()
 
@@ -95,7 +103,7 @@ class Problem:
             "sizes": np.array([m, n, k, self.batch], np.int64),
             "factors": np.array([self.alpha, self.beta], np.float32),
             "activation": np.array([ACTIVATIONS.index(self.activation)], np.int32),
-            "forced": np.array([ROWS.index(self.row) if self.row else -1, self.blocks], np.int64),
+            "forced": np.array([TABLE.index(self.row) if self.row else -1, self.blocks], np.int64),
             "plan": np.zeros(2, np.int64),
         }
         held = {"a": self.a, "b": self.b, **self.more, **made}
@@ -115,15 +123,16 @@ class Problem:
         memory = out.untyped_storage().data_ptr()
         return {name for name, tensor in self.more.items() if tensor.untyped_storage().data_ptr() == memory}
 
-    def run(self, mode: Mode = FORWARD, flavour: str = "plain", using: Program = GEMM) -> Result:
+    def run(self, mode: Mode = FORWARD, flavour: str = "plain", using: Program | None = None) -> Result:
         arrays, made = self.arrays()
         inputs = {"a", "b", *self.more} - self._aliases(made["out"])
         given = {name: arrays[name].copy() for name in inputs}
+        using = using or (GEMM_BULK if self.row in BULK_ROWS else GEMM)
         report = using.run("gemm", arrays, mode, flavour)
         changed = [name for name in inputs if not np.array_equal(arrays[name], given[name])]
         assert not changed, f"inputs were written to: {changed}"
         policy, blocks = arrays["plan"].tolist()
-        return Result(report, made, ROWS[policy] if policy >= 0 and report.text == "" else "", blocks)
+        return Result(report, made, TABLE[policy] if policy >= 0 and report.text == "" else "", blocks)
 
 
 @dataclass(frozen=True)

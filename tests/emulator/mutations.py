@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import sys
 
+from emulator.bulk_mutations import BULK
 from emulator.linear_mutations import LINEAR
 from emulator.planted import Mutation
+from emulator.tile_mutations import TILES
 
 BLOCK_SUM = "tests/emulator/kernels/block_sum.cuh"
 MOMENTUM = "tests/emulator/kernels/momentum.cuh"
@@ -254,6 +256,8 @@ MUTATIONS = [
         "error error error ? ?",
     ),
     *LINEAR,
+    *BULK,
+    *TILES,
 ]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from emulator import build
 from emulator.cases import CASES
-from emulator.program import Mode
+from emulator.program import Mode, give_back_stacks
 
 # Plain in the order of the threads, plain in random order (any of ten seeds), plain with random priorities (likewise),
 # AddressSanitizer with the undefined-behaviour sanitizer, ThreadSanitizer.
@@ -53,7 +53,10 @@ class Mutation:
                     raise ValueError(f"{self.name}: {self.file} has {text.count(before)} places like {before!r}")
                 text = text.replace(before, after)
             (root / self.file).write_text(text)
-            yield root
+            try:
+                yield root
+            finally:
+                give_back_stacks()
 
     def measured(self) -> tuple[str, ...]:
         """What each of WAYS finds, "" for nothing. Where anything may happen, nothing is run."""

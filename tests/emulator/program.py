@@ -123,11 +123,21 @@ class _Array(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64))
 
 
-@functools.cache
+_LIBRARIES: dict[Path, ctypes.CDLL] = {}
+
+
 def _library(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    library.halfops_emulator_call.restype = ctypes.c_char_p
-    return library
+    if path not in _LIBRARIES:
+        library = ctypes.CDLL(str(path))
+        library.halfops_emulator_call.restype = ctypes.c_char_p
+        _LIBRARIES[path] = library
+    return _LIBRARIES[path]
+
+
+def give_back_stacks() -> None:
+    """Of every library that was called: each keeps a block's, and a process has room for those of a few dozen."""
+    for library in _LIBRARIES.values():
+        library.halfops_emulator_give_back_stacks()
 
 
 def _flat(arrays: Arrays) -> list[tuple[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from emulator.gemm import (
     ACTIVATIONS,
     BF16_ROWS,
+    BULK_ROWS,
     FEW_ROWS,
     GEMM_FEW,
     LAYOUTS,
@@ -34,7 +35,7 @@ from halfops._ops import ops
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 MODES = [Mode(), Mode("reverse"), Mode("random", 3), Mode("priority", 5, multiprocessors=1)]
-KERNELS = [(row, layout) for row in ROWS for layout in LAYOUTS if has_layout(row, layout)]
+KERNELS = [(row, layout) for row in (*ROWS, *BULK_ROWS) for layout in LAYOUTS if has_layout(row, layout)]
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -80,17 +81,17 @@ def test_products(row, layout):
         assert result.row == row
         assert result.blocks == tiles
         assert result.report.counted.conflicts == 0
-        assert result.report.counted.matrices > 0
+        assert result.report.counted.matrices > 0 or row in BULK_ROWS  # which have wgmma instead of ldmatrix
 
 
-@pytest.mark.parametrize("row", BF16_ROWS)
+@pytest.mark.parametrize("row", [*BF16_ROWS, "64x128x64 turns"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bfloat16(row, layout):
     a, b = aligned(70, 67, 90, layout, BF16)
     assert_same(Problem(a, b, row=row).run(MODES[2])["out"], exact(a, b, BF16))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, *BULK_ROWS])
 def test_more_pieces_than_tiles(row):
     """Split-K, every number of blocks down to a step each; stream-K, where shares end in the middle of tiles; blocks
     without any work. In every order of the blocks."""
@@ -200,7 +201,7 @@ def test_batches():
             a[i * m : (i + 1) * m].double() @ b[j * k : (j + 1) * k].double()
             for i, j in zip(a_order, b_order, strict=True)
         ]
-        for row, blocks in (("64x64x64", 0), ("16x128x64", 0), ("64x64x64", 3)):
+        for row, blocks in (("64x64x64", 0), ("16x128x64", 0), ("64x64x64", 3), ("256x256x64 bulk", 0)):
             out = c.clone()
             more = {"c": out}
             problem = Problem(a[:m], b[:k], out=out, beta=2.0, alpha=0.5, more=more, batch=batch, offsets=offsets)
@@ -213,6 +214,7 @@ def test_batches():
 
 # Tiles with warps of 64 and of 32 columns, and one with more blocks than tiles.
 FINISHED = [("128x128x32", 0), ("64x64x64", 0), ("16x128x64", 0), ("64x64x32 staged", 0), ("64x64x64", 5)]
+FINISHED += [("256x256x64 bulk", 0), ("64x128x64 turns", 0), ("128x128x64 bulk", 3)]
 BLOCKS = pytest.mark.parametrize(("row", "blocks"), FINISHED)
 
 

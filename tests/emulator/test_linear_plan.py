@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from emulator.gemm import ROWS
+from emulator.gemm import ROWS, TABLE
 from emulator.program import Arrays, program
 
 PLAN = program("linear_plan")
@@ -175,8 +175,10 @@ DEVICES = {
     "T4": (40, 64 << 10, 7),
     "A100": (108, 163 << 10, 8),
     "RTX 3090": (82, 99 << 10, 8),
-    "H200": (132, 227 << 10, 9),
+    "H200": (132, 227 << 10, 9),  # with code for sm_80 alone
+    "Hopper": (132, 227 << 10, 9),  # with code for sm_90a
 }
+BULK = TABLE[len(ROWS) :]
 ALONG_K, ALONG_MN = 0, 1  # what lines of an operand run along
 
 
@@ -192,10 +194,16 @@ class Choice:
 
 def choices(problems) -> list[Choice]:
     """Of (device, m, n, k) and more of linear::Shape."""
-    numbers = np.array([(*p[1:], *DEVICES[p[0]]) for p in problems], np.int64)
-    found = call("selections", {"problems": numbers}, len(problems), 5 + len(ROWS)).tolist()
+    numbers = np.array([shape_of(*problem) for problem in problems], np.int64)
+    found = call("selections", {"problems": numbers}, len(problems), 5 + len(TABLE)).tolist()
     assert all(row[0] >= 0 for row in found)
-    return [Choice(ROWS[r[0]], *r[1:5], tuple(itertools.compress(ROWS, r[5:]))) for r in found]
+    return [Choice(TABLE[r[0]], *r[1:5], tuple(itertools.compress(TABLE, r[5:]))) for r in found]
+
+
+def shape_of(device, m, n, k, products, batch, major_a, major_b, aligned) -> tuple[int, ...]:
+    bulk = device == "Hopper" and k > 0 and max(m, n, k) < 2**31
+    packed = 0 if aligned else 2 * batch * k * (m + n)
+    return (m, n, k, products, batch, major_a, major_b, aligned, bulk, packed, *DEVICES[device])
 
 
 def choice(device, m, n, k, *, products=1, batch=1, majors=(ALONG_K, ALONG_K), aligned=True) -> Choice:
@@ -203,9 +211,9 @@ def choice(device, m, n, k, *, products=1, batch=1, majors=(ALONG_K, ALONG_K), a
 
 
 def policies() -> dict[str, dict[str, int]]:
-    names = ("m", "n", "k", "stages", "warps_m", "warps_n", "staged", "blocks_per_multiprocessor", "shared_bytes")
-    table = call("policies", {}, len(ROWS), len(names)).tolist()
-    return {row: dict(zip(names, numbers, strict=True)) for row, numbers in zip(ROWS, table, strict=True)}
+    names = ("m", "n", "k", "stages", "warps_m", "warps_n", "copy", "blocks_per_multiprocessor", "shared_bytes")
+    table = call("policies", {}, len(TABLE), len(names)).tolist()
+    return {row: dict(zip(names, numbers, strict=True)) for row, numbers in zip(TABLE, table, strict=True)}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -222,7 +230,8 @@ def test_every_problem_gets_a_row_that_serves_it(device):
     for (_, m, n, k, products, batch, *majors, aligned), chosen in zip(problems, choices(problems), strict=True):
         policy = table[chosen.row]
         assert chosen.row in chosen.serve
-        assert policy["staged"] or (aligned and device != "T4")
+        assert "staged" in chosen.row or chosen.row in BULK or (aligned and device != "T4")
+        assert chosen.row not in BULK or device == "Hopper"
         assert policy["shared_bytes"] <= DEVICES[device][1]
         assert policy["m"] >= 64 or majors[0] == ALONG_K
         assert chosen.tiles == -(-m // policy["m"]) * -(-n // policy["n"]) * batch
@@ -239,7 +248,17 @@ def test_large_products_get_large_tiles(device):
     assert chosen.blocks in (chosen.tiles, DEVICES[device][0])
 
 
-@pytest.mark.parametrize("device", ["A100", "H200"])
+def test_hopper_gets_its_own_rows():
+    """Clusters for the largest; outputs that fill a device with one round of tiles get those that fill it."""
+    assert choice("Hopper", 8192, 8192, 8192).row == "256x256x64 bulk"
+    assert choice("Hopper", 2048, 2048, 2048).row == "128x256x64 bulk"
+    assert choice("Hopper", 1024, 1024, 1024).row == "64x128x64 turns"
+    # A copy to aligned lines is worth it where the product reads them often.
+    assert choice("Hopper", 4096, 4096, 1024, aligned=False).row in BULK
+    assert choice("Hopper", 16, 4096, 4096, aligned=False).row not in BULK
+
+
+@pytest.mark.parametrize("device", ["A100", "H200", "Hopper"])
 def test_few_rows_get_the_tile_for_few_rows(device):
     for m, n in itertools.product((1, 2, 8, 15, 16), (4096, 11008)):
         assert choice(device, m, n, 4096).row == "16x128x64"
@@ -264,7 +283,8 @@ def test_short_sums_are_not_shared(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_only_aligned_operands_go_without_registers(device):
-    assert "staged" in choice(device, 4096, 4096, 4096, aligned=False).row
+    unaligned = choice(device, 4096, 4096, 4096, aligned=False).row
+    assert unaligned in BULK if device == "Hopper" else "staged" in unaligned
     assert ("staged" in choice(device, 4096, 4096, 4096).row) == (device == "T4")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from golden import expected
@@ -9,7 +12,7 @@ from golden.cases import CASES as GOLDEN
 from golden.cases import bits
 
 from emulator.cases import SEMANTICS
-from emulator.program import COMPLETIONS, MOST_SHARED, ORDERS, Counted, Mode
+from emulator.program import COMPLETIONS, MOST_SHARED, ORDERS, Counted, Mode, give_back_stacks
 
 MODES = [Mode(order, seed) for order in ORDERS for seed in (1, 2)]
 LANES = np.arange(32)
@@ -131,6 +134,22 @@ def test_threads_that_poll_let_the_others_go_on(mode):
     out = np.zeros(40, np.uint32)
     run("turns", {"turn": count(0), "out": out, "threads": count(40)}, mode)
     assert list(out) == list(range(39, -1, -1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists a process's mappings")
+def test_stacks_are_given_back_and_taken_anew():
+    def mappings():
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    def votes():
+        out = np.zeros((3, 1000), np.int32)
+        run("block_votes", {"in": np.arange(1000, dtype=np.int32), "out": out, "threads": count(1000)})
+        return out.tolist()
+
+    first, before = votes(), mappings()
+    give_back_stacks()
+    assert mappings() < before - 1000
+    assert votes() == first
 
 
 def test_the_same_mode_gives_the_same_run_and_seeds_differ():

@@ -198,6 +198,98 @@ def _groups() -> Arrays:
     return {"in": given, "out": np.zeros_like(given)}
 
 
+def _stored_rows() -> Arrays:
+    lanes = np.arange(32)
+    return {
+        "in": inputs.words(128, 19).reshape(32, 4),
+        "row": (lanes % 8 * 8 + (lanes // 8 ^ lanes % 8)).astype(np.int32),
+        "out": np.zeros((64, 4), np.uint32),
+    }
+
+
+# A warpgroup's product: the begin of each operand, the distances to the next 64 of M (or N) and to the next eight
+# lines, in pictures of shared memory; accumulated or not. The second is the next 16 of K.
+def _warpgroup(columns: int, turned_a: bool, turned_b: bool, to_bits: Callable[[np.ndarray], np.ndarray]):
+    def operand(turned: bool, second: bool) -> list[int]:
+        return [2048 * second, 8192, 1024] if turned else [32 * second, 16, 1024]
+
+    def arrays() -> Arrays:
+        how = [[*operand(turned_a, second), *operand(turned_b, second), second] for second in (False, True)]
+        return {
+            "a": to_bits(_whole_numbers(16384 // 2, 20, 1)).view(np.uint32),
+            "b": to_bits(_whole_numbers(65536 // 2, 21, 1)).view(np.uint32),
+            "registers": to_bits(_whole_numbers(128 * 8, 22, 2)).view(np.uint32),
+            "how": np.array(how, np.int32),
+            "d": _whole_numbers(2 * 128 * columns // 2, 23, 3).reshape(2, 128, columns // 2),
+        }
+
+    return arrays
+
+
+LAYOUTS = {"k": False, "m": True}  # what lines run along: K, or M (or N)
+WARPGROUPS = [
+    *[("f16", n, a + b) for n in (8, 64, 256) for a in "km" for b in "km"],
+    *[("bf16", 64, a + b) for a in "km" for b in "km"],
+    *[("f16", n, layout) for n in (128, 192) for layout in ("kk", "mm")],
+    *[(dtype, 64, layout) for dtype in ("f16", "bf16") for layout in ("rk", "rm")],
+]
+
+
+def _warpgroup_case(dtype: str, columns: int, layout: str) -> Case:
+    to_bits = _f16_bits if dtype == "f16" else _bf16_bits
+    made = _warpgroup(columns, layout[0] == "m", layout[1] == "m", to_bits)
+    return Case(
+        "warpgroups", f"wgmma_{dtype}_{columns}_{layout}", made, {"d": "f32"},
+        lambda given: expected.warpgroup(given, dtype, columns, layout),
+    )  # fmt: skip
+
+
+DTYPES = {"f16": (0, 2), "bf16": (1, 2), "f32": (2, 4)}  # the library's number, bytes
+
+
+def _tensor(dtype: str, extents: tuple[int, int, int], box: tuple[int, int, int], swizzle: int) -> Arrays:
+    """A tensor whose rows are padded to multiples of 16 bytes, and what describes it."""
+    code, size = DTYPES[dtype]
+    pitch = -(-extents[0] * size // 16) * 16
+    numbers = _whole_numbers(pitch // size * extents[1] * extents[2], 24, 60)
+    raw = {"f16": _f16_bits, "bf16": _bf16_bits, "f32": lambda x: x.view(np.uint32)}[dtype](numbers)
+    how = [code, *extents, pitch, pitch * extents[1], *box, swizzle]
+    return {"tensor": raw.reshape(extents[2], extents[1], pitch // size), "how": np.array(how, np.int64)}
+
+
+EXTENTS, PLACES = (70, 13, 3), [(0, 0, 0), (3, 2, 1), (-5, -3, 0), (48, 9, 2), (64, 10, -1), (80, 0, 0), (8, 12, 2)]
+
+
+def _loads(box: tuple[int, int, int], swizzle: int) -> Callable[[], Arrays]:
+    def arrays() -> Arrays:
+        out = np.zeros((len(PLACES), box[0] * box[1] * box[2] * 2 // 4), np.uint32)
+        return {**_tensor("f16", EXTENTS, box, swizzle), "at": np.array(PLACES, np.int32), "out": out}
+
+    return arrays
+
+
+def _stores(dtype: str, swizzle: int) -> Callable[[], Arrays]:
+    size = DTYPES[dtype][1]
+    box = (32 // size * 2, 8, 1) if swizzle == 64 else (16, 4, 2)
+
+    def arrays() -> Arrays:
+        given = _tensor(dtype, EXTENTS, box, swizzle)
+        numbers = _whole_numbers(len(PLACES) * box[0] * box[1] * box[2], 25, 60)
+        raw = {"f16": _f16_bits, "bf16": _bf16_bits, "f32": lambda x: x.view(np.uint32)}[dtype](numbers)
+        return {**given, "at": np.array(PLACES, np.int32), "in": raw.view(np.uint32)}
+
+    return arrays
+
+
+def _cluster() -> Arrays:
+    given = _tensor("f16", (64, 16, 3), (64, 8, 1), 128)
+    return {**given, "out": np.zeros((3, 2, 16 * 32), np.uint32), "others": np.zeros(2, np.float32)}
+
+
+def _roles() -> Arrays:
+    return {"in": inputs.words(128, 26), "out": np.zeros((2, 128), np.uint32)}
+
+
 CASES = [
     Case("shuffles", "shuffles", lambda: _shuffle_arrays(np.uint32), {"out": "u32"}, expected.shuffles),
     Case("shuffles", "shuffles_64", lambda: _shuffle_arrays(np.uint64), {"out": "u64"}, expected.shuffles),
@@ -234,6 +326,16 @@ CASES = [
     Case("matrices", "mma_bf16_pair", _fragments(_bf16_bits), {"d": "f32"}, expected.mma_bf16_pair),
     Case("copies", "copies", _copies, {"out": "u8"}, expected.copies),
     Case("copies", "groups", _groups, {"out": "u8"}, expected.groups),
+    Case("warpgroups", "stmatrix_x4", _stored_rows, {"out": "u32"}, expected.stmatrix),
+    *[_warpgroup_case(*which) for which in WARPGROUPS],
+    Case("boxes", "tma_load", _loads((64, 8, 1), 128), {"out": "u32"}, expected.loads),
+    Case("boxes", "tma_load", _loads((32, 4, 2), 64), {"out": "u32"}, expected.loads),
+    Case("boxes", "tma_load", _loads((24, 3, 2), 0), {"out": "u32"}, expected.loads),
+    *[Case("boxes", "tma_store", _stores(dtype, swizzle), {"tensor": dtype}, expected.stores)
+      for dtype, swizzle in (("f16", 64), ("f16", 0), ("f32", 0))],
+    *[Case("boxes", "tma_add", _stores(dtype, 0), {"tensor": dtype}, expected.adds) for dtype in DTYPES],
+    Case("boxes", "cluster", _cluster, {"out": "u32", "others": "f32"}, expected.cluster),
+    Case("boxes", "roles", _roles, {"out": "u32"}, expected.roles),
 ]  # fmt: skip
 FILES = list(dict.fromkeys(case.file for case in CASES))
 

@@ -219,3 +219,117 @@ def powers(given):
             exponent >>= 1
         out.append(power)
     return {"out": np.array(out)}
+
+
+def stmatrix(given):
+    """PTX ISA, stmatrix: the counterpart of ldmatrix."""
+    out = np.zeros_like(given["out"])
+    for i in range(4):
+        out[given["row"][8 * i : 8 * i + 8]] = given["in"][:, i].reshape(8, 4)
+    return {"out": out}
+
+
+def _picture(words, widen, begin, leading, stride, turned, extent):
+    """[extent, 16] of an operand in a picture of shared memory with the 128-byte swizzle (PTX ISA, "Strides")."""
+    values = widen(np.ascontiguousarray(words).view(np.uint16))
+    mn, k = np.meshgrid(np.arange(extent), np.arange(16), indexing="ij")
+    if turned:
+        at = begin + mn // 64 * leading + k // 8 * stride + k % 8 * 128 + mn % 64 * 2
+    else:
+        at = begin + mn // 8 * stride + mn % 8 * 128 + k * 2
+    return values[(at ^ (at >> 7 & 7) << 4) // 2]
+
+
+def warpgroup(given, dtype, columns, layout):
+    """PTX ISA, wgmma: warp w has rows 16 w to 16 w + 15, in each as mma.m16n8k16 has them, eight columns by eight."""
+    widen = widened_f16 if dtype == "f16" else widened_bf16
+    out = given["d"].copy()
+    for case, (a, la, sa, b, lb, sb, adds) in enumerate(given["how"].tolist()):
+        right = _picture(given["b"], widen, b, lb, sb, layout[1] == "m", columns)
+        if layout[0] == "r":
+            fragments = widen(np.ascontiguousarray(given["registers"]).view(np.uint16)).reshape(4, 32, 8)
+            # Registers 0 and 2 are of the upper eight rows, the numbers of place_in_a in another order.
+            left = np.concatenate([_whole(warp, 16, 16, place_in_a) for warp in fragments])
+        else:
+            left = _picture(given["a"], widen, a, la, sa, layout[0] == "m", 64)
+        product = left @ right.T
+        for thread in range(128):
+            warp, lane = divmod(thread, 32)
+            for i in range(columns // 2):
+                row = 16 * warp + lane // 4 + i // 2 % 2 * 8
+                value = product[row, i // 4 * 8 + lane % 4 * 2 + i % 2]
+                out[case, thread, i] = value + (out[case, thread, i] if adds else 0)
+    return {"d": out}
+
+
+def _box(given, place):
+    """The indices of a box's elements in the tensor, and which of them are there."""
+    _, *extents, _, _, b0, b1, b2, _ = given["how"].tolist()
+    grid = np.meshgrid(np.arange(b2), np.arange(b1), np.arange(b0), indexing="ij")
+    z, y, x = (axis + start for axis, start in zip(grid, reversed(place), strict=True))
+    there = (x >= 0) & (x < extents[0]) & (y >= 0) & (y < extents[1]) & (z >= 0) & (z < extents[2])
+    return (z, y, x), there
+
+
+def _swizzled(count, size, width):
+    """Where the bytes of elements, one after the other, lie: 16-byte chunks, exclusive or with the 128-byte line."""
+    at = np.arange(count) * size
+    return at if width == 0 else at ^ ((at >> 7) & (width // 16 - 1)) << 4
+
+
+def loads(given):
+    tensor, width = given["tensor"], int(given["how"][9])
+    out = np.zeros_like(given["out"])
+    for i, place in enumerate(given["at"].tolist()):
+        (z, y, x), there = _box(given, place)
+        values = np.zeros(there.shape, tensor.dtype)
+        values[there] = tensor[z[there], y[there], x[there]]
+        picture = np.zeros(values.size, tensor.dtype)
+        picture[_swizzled(values.size, tensor.itemsize, width) // tensor.itemsize] = values.ravel()
+        out[i] = picture.view(np.uint32)
+    return {"out": out}
+
+
+def _put(given, combine):
+    tensor, width = given["tensor"].copy(), int(given["how"][9])
+    boxes = np.ascontiguousarray(given["in"]).view(tensor.dtype).reshape(len(given["at"]), -1)
+    for box, place in zip(boxes, given["at"].tolist(), strict=True):
+        (z, y, x), there = _box(given, place)
+        values = box[_swizzled(box.size, tensor.itemsize, width) // tensor.itemsize].reshape(there.shape)
+        at = z[there], y[there], x[there]
+        tensor[at] = combine(tensor[at], values[there])
+    return {"tensor": tensor}
+
+
+def stores(given):
+    return _put(given, lambda _, new: new)
+
+
+def adds(given):
+    """Sums of small whole numbers: exact in every dtype."""
+    code = int(given["how"][0])
+
+    def combine(old, new):
+        if code == 1:
+            return ((widened_bf16(old) + widened_bf16(new)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        real = np.float16 if code == 0 else np.float32
+        return (old.view(real) + new.view(real)).view(old.dtype)
+
+    return _put(given, combine)
+
+
+def cluster(given):
+    """Both blocks have both halves; each reads the other's number."""
+    rows = given["tensor"]
+    out = np.zeros_like(given["out"])
+    for turn in range(3):
+        for half in range(2):
+            values = rows[turn, 8 * half : 8 * half + 8].ravel()
+            picture = np.zeros_like(values)
+            picture[_swizzled(values.size, 2, 128) // 2] = values
+            out[turn, :, 256 * half : 256 * half + 256] = picture.view(np.uint32)
+    return {"out": out, "others": np.array([101, 100], np.float32)}
+
+
+def roles(given):
+    return {"out": np.stack([given["in"], given["in"] * np.uint32(2)])}

@@ -5,8 +5,14 @@
 #include "driver/entry.h"
 #include "emulator/config.h"
 #include "emulator/counters.h"
+#include "runtime/fiber.h"
 
 using namespace emulator;
+
+// The next call takes stacks anew.
+extern "C" __attribute__((visibility("default"))) void halfops_emulator_give_back_stacks() {
+    Fiber::give_back_stacks();
+}
 
 // nullptr, or what was thrown; the text lives until the next call.
 extern "C" __attribute__((visibility("default"))) const char* halfops_emulator_call(const char* entry,

@@ -109,12 +109,22 @@ void policies(const Arguments& arguments) {
 void selections(const Arguments& arguments) {
     const Array problems = arguments["problems"];
     auto* results = arguments["results"].as<int64_t>();
-    for (int64_t i = 0; i < problems.count<int64_t>() / 11; ++i) {
-        const auto* p = problems.as<int64_t>() + i * 11;
+    for (int64_t i = 0; i < problems.count<int64_t>() / 13; ++i) {
+        const auto* p = problems.as<int64_t>() + i * 13;
         const auto small = [&](int j) { return static_cast<int>(p[j]); };
-        const Shape shape{
-            p[0],      p[1],     p[2],     p[3],     p[4], static_cast<Major>(p[5]), static_cast<Major>(p[6]),
-            p[7] != 0, small(8), small(9), small(10)};
+        const Shape shape{p[0],
+                          p[1],
+                          p[2],
+                          p[3],
+                          p[4],
+                          static_cast<Major>(p[5]),
+                          static_cast<Major>(p[6]),
+                          p[7] != 0,
+                          p[8] != 0,
+                          p[9],
+                          small(10),
+                          small(11),
+                          small(12)};
         divisions = 0;
         const Selection selection = select(shape);
         *results++ = selection.policy;

@@ -2,7 +2,8 @@
 #include "entries/linear_problem.h"
 #include "entries/linear_rows.h"
 
-HALFOPS_NO_BF16
+HALFOPS_NO_PORTABLE(bf16)
+HALFOPS_NOT_FOR_HOPPER
 HALFOPS_LEFT_OUT(f16, 0)
 HALFOPS_LEFT_OUT(f16, 1)
 HALFOPS_LEFT_OUT(f16, 2)

@@ -10,9 +10,6 @@ namespace emulator {
 
 namespace {
 
-// The longest delay is about 2^14 steps: a main loop's turn is some hundred to some thousand of them.
-constexpr unsigned kDelays = 15;
-
 void check(const void* shared, const void* global, int bytes, Location where) {
     require_capability("cp.async", 80, where);
     if (bytes < 0 || bytes > static_cast<int>(Copy::kBytes)) {
@@ -47,38 +44,17 @@ void count(const void* shared, Location where) {
 }
 
 void note(Thread& thread, const Copy& copy, const void* instruction) {
-    if (!race::kActive) return;
-    CopiesOfThread& copies = thread.copies;
-    if (copies.context == nullptr) {
-        copies.context = thread.fiber.context_of_copies();
-        race::rename(copies.context, copies.name.c_str());
-    }
-    release_as(thread.fiber.context(), copies.start);
-    acquire_as(copies.context, copies.start);
+    Companion& copies = companion(thread, Beside::copies);
+    begin_after(copies, thread.fiber.context());
     if (copy.read > 0) read_as(copies.context, copy.source, copy.read, instruction);
     write_as(copies.context, copy.target, Copy::kBytes, instruction);
 }
 
 }  // namespace
 
-void Copy::happen() {
-    if (done) return;
-    done = true;
+void Copy::act() {
     copy_unseen(target, source, read);
     fill_unseen(target + read, 0, kBytes - read);
-}
-
-void CopiesDue::add(Copy& copy, uint64_t steps) {
-    copy.due = {now_ + steps, ++number_};
-    due_.emplace(copy.due, &copy);
-}
-
-void CopiesDue::step() {
-    ++now_;
-    while (!due_.empty() && due_.begin()->first.first <= now_) {
-        due_.begin()->second->happen();
-        due_.erase(due_.begin());
-    }
 }
 
 void copy_async_16(void* shared, const void* global, int bytes, Location where) {
@@ -87,9 +63,7 @@ void copy_async_16(void* shared, const void* global, int bytes, Location where) 
     check(shared, global, bytes, where);
     Thread& thread = current_thread();
     count(shared, where);
-    thread.copies.in_no_group.push_back(
-        {static_cast<char*>(shared), static_cast<const char*>(global), static_cast<size_t>(bytes), where});
-    Copy& copy = thread.copies.in_no_group.back();
+    Copy& copy = thread.copies.in_no_group.emplace_back(shared, global, static_cast<size_t>(bytes), where);
     touch(copy.source, copy.read);
     note(thread, copy, instruction);
     if (config().completion == Completion::eager) {
@@ -97,18 +71,16 @@ void copy_async_16(void* shared, const void* global, int bytes, Location where) 
         return;
     }
     if (config().poison != 0) fill_unseen(copy.target, 0xff, Copy::kBytes);
-    if (config().completion == Completion::random) {
-        current_block().copies_due.add(copy, random_of_launch().below(1u << random_of_launch().below(kDelays)));
-    }
+    copy.happen_in_time();
     maybe_give_way();
 }
 
 void commit_copies() {
     const EnterRuntime entered;
-    CopiesOfThread& copies = current_thread().copies;
-    CopyGroup& group = copies.groups.emplace_back();
-    group.copies.swap(copies.in_no_group);
-    if (copies.context != nullptr) release_as(copies.context, group.there);
+    Thread& thread = current_thread();
+    CopyGroup& group = thread.copies.groups.emplace_back();
+    group.copies.swap(thread.copies.in_no_group);
+    if (!group.copies.empty()) release_as(companion(thread, Beside::copies).context, group.there);
 }
 
 void wait_for_copies(int pending) {
@@ -117,11 +89,8 @@ void wait_for_copies(int pending) {
     std::list<CopyGroup>& groups = thread.copies.groups;
     while (groups.size() > static_cast<size_t>(pending)) {
         CopyGroup& oldest = groups.front();
-        for (Copy& copy : oldest.copies) {
-            if (config().completion == Completion::random) current_block().copies_due.remove(copy);
-            copy.happen();
-        }
-        if (thread.copies.context != nullptr) acquire_as(thread.fiber.context(), oldest.there);
+        for (Copy& copy : oldest.copies) copy.happen();
+        acquire_as(thread.fiber.context(), oldest.there);
         groups.pop_front();
     }
 }

@@ -2,33 +2,30 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <list>
-#include <map>
-#include <string>
-#include <utility>
 
 #include "emulator/location.h"
+#include "runtime/event.h"
 #include "runtime/sanitize.h"
 
 namespace emulator {
 
 struct Thread;
 
-struct Copy {
+struct Copy : Event {
     static constexpr size_t kBytes = 16;
+
+    Copy(void* shared, const void* global, size_t read, Location where)
+        : target(static_cast<char*>(shared)), source(static_cast<const char*>(global)), read(read), where(where) {}
+    void act() override;
 
     char* target;
     const char* source;
     size_t read;  // bytes of the source; the rest become zeros
     Location where;
-    bool done = false;
-    std::pair<uint64_t, uint64_t> due{};  // Completion::random: the step, and a number
-
-    void happen();
 };
 
-// Lists, because CopiesDue points at copies.
+// Lists, because the agenda points at copies.
 struct CopyGroup {
     std::list<Copy> copies;
     race::Sync there;  // what a wait for the group puts in order
@@ -42,22 +39,6 @@ struct CopyGroup {
 struct CopiesOfThread {
     std::list<CopyGroup> groups;
     std::list<Copy> in_no_group;
-    race::Context context = nullptr;
-    std::string name;  // of the context
-    race::Sync start;
-};
-
-// Completion::random: a step of any thread brings copies nearer.
-class CopiesDue {
-  public:
-    void add(Copy& copy, uint64_t steps);
-    void remove(const Copy& copy) { due_.erase(copy.due); }
-    void step();
-
-  private:
-    uint64_t now_ = 0;
-    uint64_t number_ = 0;
-    std::map<std::pair<uint64_t, uint64_t>, Copy*> due_;
 };
 
 // Nobody waits for them any more.

@@ -73,7 +73,7 @@ void complete(unsigned id) {
     for (const BarrierPhase::Arrival& arrival : phase->arrivals) {
         arrival.thread->barrier_result = result;
         if (!arrival.waits) continue;
-        acquire_as(arrival.thread->fiber.context(), phase->sync);
+        acquire_as(*arrival.thread, phase->sync);
         if (arrival.thread != &current_thread()) make_ready(*arrival.thread);
     }
 }
@@ -81,7 +81,7 @@ void complete(unsigned id) {
 int arrive(const Use& use, int predicate, bool waits, Location where) {
     BarrierPhase& phase = phase_of(use);
     check_arrival(phase, use, where);
-    release_as(current_thread().fiber.context(), phase.sync);
+    release_as(current_thread(), phase.sync);
     phase.arrivals.push_back({&current_thread(), where, predicate, waits});
     if (phase.arrivals.size() == phase.threads) {
         complete(use.id);

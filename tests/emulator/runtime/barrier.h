@@ -6,7 +6,7 @@
 
 #include "emulator/barriers.h"
 #include "emulator/location.h"
-#include "runtime/sanitize.h"
+#include "runtime/proxy.h"
 
 namespace emulator {
 
@@ -26,7 +26,7 @@ struct BarrierPhase {
     unsigned threads;  // how many have to come
     bool whole_block;  // __syncthreads and its kin, which all threads have to reach at the same place
     std::vector<Arrival> arrivals;
-    race::Sync sync;
+    SyncPoint sync;
 };
 
 struct Barrier {

@@ -21,7 +21,7 @@ std::string format(const char* pattern, ...) {
 std::string text_of(Location where) { return where.file_name() + format(":%u", static_cast<unsigned>(where.line())); }
 
 std::string text_of(const Thread& thread) {
-    const uint3 block = current_block().position;
+    const uint3 block = thread.block.position;
     return format("block (%u, %u, %u) thread (%u, %u, %u) [warp %u lane %u]", block.x, block.y, block.z,
                   thread.position.x, thread.position.y, thread.position.z, thread.warp(), thread.lane());
 }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -43,12 +44,14 @@ SchedulerStack scheduler;
 struct Resources {
     char* stack;
     race::Context context;
-    race::Context context_of_copies = nullptr;
+    std::array<race::Context, kBeside> beside{};
 };
 
+// A page that may not be touched lies below the stack: an overflow stops at once.
+size_t guard_bytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
 Resources allocate() {
-    // A page that may not be touched lies below the stack: an overflow stops at once.
-    const size_t guard = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t guard = guard_bytes();
     void* memory =
         mmap(nullptr, guard + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED || mprotect(memory, guard, PROT_NONE) != 0) throw std::bad_alloc();
@@ -56,8 +59,9 @@ Resources allocate() {
 }
 
 // Kept for the next block: a context of the race detector takes most of a megabyte and is slow to make.
+std::vector<Resources> pool;
+
 Resources& resources(size_t index) {
-    static std::vector<Resources> pool;
     while (pool.size() <= index) pool.push_back(allocate());
     return pool[index];
 }
@@ -66,8 +70,19 @@ Resources& resources(size_t index) {
 
 Fiber::Fiber(size_t index) : index_(index), stack_(resources(index).stack), context_(resources(index).context) {}
 
-race::Context Fiber::context_of_copies() const {
-    race::Context& context = resources(index_).context_of_copies;
+void Fiber::give_back_stacks() {
+    for (const Resources& each : pool) {
+        munmap(each.stack - guard_bytes(), guard_bytes() + kStackBytes);
+        if (each.context != nullptr) race::destroy(each.context);
+        for (race::Context beside : each.beside) {
+            if (beside != nullptr) race::destroy(beside);
+        }
+    }
+    pool.clear();
+}
+
+race::Context Fiber::context_beside(Beside what) const {
+    race::Context& context = resources(index_).beside[static_cast<size_t>(what)];
     if (context == nullptr) context = race::create();
     return context;
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "runtime/proxy.h"
 #include "runtime/sanitize.h"
 
 namespace emulator {
@@ -12,6 +13,9 @@ class Fiber {
     // Takes the stack and the race detector's context number `index`. Fibers used one after the other may share one,
     // fibers in use at the same time may not.
     explicit Fiber(size_t index);
+
+    // Of all fibers; none may be in use. A process has 65,530 mappings, a stack with its guard is two.
+    static void give_back_stacks();
 
     // From the scheduler: starts `main` at its beginning, or goes on where the fiber left.
     void prepare(void (*main)());
@@ -25,8 +29,8 @@ class Fiber {
     void arrived();
 
     race::Context context() const { return context_; }
-    // Of what goes on beside the thread; made when the first fiber of this number asks.
-    race::Context context_of_copies() const;
+    // Made when the first fiber of this number asks.
+    race::Context context_beside(Beside what) const;
 
   private:
     size_t index_;

@@ -4,6 +4,7 @@
 #include "emulator/config.h"
 #include "emulator/counters.h"
 #include "runtime/error.h"
+#include "runtime/half.h"
 #include "runtime/scheduler.h"
 
 namespace emulator {
@@ -17,6 +18,11 @@ struct Load {
     unsigned matrices;
     bool transposed;
     uint32_t* registers;
+};
+
+struct StoreMatrices {
+    void* row;
+    const uint32_t* registers;
 };
 
 struct MultiplyAdd {
@@ -47,12 +53,28 @@ void execute_load(const Meeting& meeting) {
     }
 }
 
-double value_of(Half format, uint32_t bits) {
-    if (format == Half::bf16) return __builtin_bit_cast(float, bits << 16);
-    const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 0x1fu, mantissa = bits & 0x3ffu;
-    if (exponent == 0) return (sign != 0 ? -1.0 : 1.0) * mantissa * 0x1p-24;
-    const uint32_t moved = exponent == 0x1fu ? 0xffu : exponent + 112;
-    return __builtin_bit_cast(float, sign | moved << 23 | mantissa << 13);
+void execute_store_matrices(const Meeting& meeting) {
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        Phase phase;
+        ++counters().matrices;
+        for (unsigned row = 0; row < 8; ++row) {
+            void* address = meeting.of<StoreMatrices>(matrix * 8 + row).row;
+            if (phase.conflicts(address)) ++counters().matrix_conflicts;
+            for (unsigned pair = 0; pair < 4; ++pair) {
+                const uint32_t* from = &meeting.of<StoreMatrices>(row * 4 + pair).registers[matrix];
+                copy_unseen(static_cast<char*>(address) + 4 * pair, from, sizeof *from);
+            }
+        }
+    }
+}
+
+void check_row(const char* operation, const void* row, Location where) {
+    if (reinterpret_cast<uintptr_t>(row) % kRowBytes != 0) {
+        fail(format("%s of a row at %p, which is not a multiple of 16", operation, row), where);
+    }
+    if (!current_block().shared.contains(row, kRowBytes)) {
+        fail(format("%s of a row at %p, which is not in the block's shared memory", operation, row), where);
+    }
 }
 
 // Both elements of a register, which are neighbours `apart` places from each other.
@@ -96,16 +118,21 @@ void load_matrices(uint32_t* registers, int matrices, bool transposed, const voi
     const bool gives_row = thread.lane() < static_cast<unsigned>(matrices) * 8;
     // PTX ISA: on sm_75 all lanes give valid addresses, needed or not.
     if (gives_row || config().capability < 80) {
-        if (reinterpret_cast<uintptr_t>(row) % kRowBytes != 0) {
-            fail(format("ldmatrix of a row at %p, which is not a multiple of 16", row), where);
-        }
-        if (!current_block().shared.contains(row, kRowBytes)) {
-            fail(format("ldmatrix of a row at %p, which is not in the block's shared memory", row), where);
-        }
+        check_row("ldmatrix", row, where);
     }
     if (gives_row) read_as(thread.fiber.context(), row, kRowBytes, instruction);
     Load operand{row, static_cast<unsigned>(matrices), transposed, registers};
     meet_whole_warp("ldmatrix", &operand, execute_load, where);
+}
+
+void store_matrices(void* row, const uint32_t* registers, Location where) {
+    const void* instruction = __builtin_return_address(0);
+    const EnterRuntime entered;
+    require_capability("stmatrix", 90, where);
+    check_row("stmatrix", row, where);
+    write_as(current_thread().fiber.context(), row, kRowBytes, instruction);
+    StoreMatrices operand{row, registers};
+    meet_whole_warp("stmatrix", &operand, execute_store_matrices, where);
 }
 
 void multiply_add(Half format, Steps steps, float* d, const uint32_t* a, const uint32_t* b, Location where) {

@@ -34,7 +34,7 @@ unsigned ThreadOrder::next(const ReadySet& ready) {
         case Order::forward: {
             const unsigned rank = ready.rank_of(next_);
             const unsigned chosen = ready.at(rank < count ? rank : 0);
-            next_ = (chosen + 1) % kMostThreads;
+            next_ = (chosen + 1) % kMostPlaces;
             return chosen;
         }
         case Order::reverse: {

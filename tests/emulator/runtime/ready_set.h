@@ -1,4 +1,4 @@
-// The threads of a block that can run: one bit each.
+// The threads of a cluster that can run: one bit each.
 #pragma once
 
 #include <array>
@@ -8,6 +8,8 @@
 #include "emulator/runtime_api.h"
 
 namespace emulator {
+
+inline constexpr unsigned kMostPlaces = kMostBlocksOfCluster * kMostThreads;
 
 class ReadySet {
   public:
@@ -47,7 +49,7 @@ class ReadySet {
     uint32_t lanes(unsigned warp) const { return static_cast<uint32_t>(words_[warp / 2] >> 32 * (warp % 2)); }
 
   private:
-    std::array<uint64_t, kMostThreads / 64> words_{};
+    std::array<uint64_t, kMostPlaces / 64> words_{};
     unsigned size_ = 0;
 };
 

@@ -44,6 +44,7 @@ struct Sync {
 #if defined(HALFOPS_EMULATOR_RACES)
 inline constexpr bool kActive = true;
 Context create();
+void destroy(Context context);
 Context current();
 void rename(Context context, const char* name);
 void switch_to(Context context);
@@ -52,9 +53,12 @@ void release(Sync& sync);
 void acquire(Sync& sync);
 void read(const void* memory, size_t bytes, const void* instruction);
 void write(const void* memory, size_t bytes, const void* instruction);
+// An atomic addition to each element of 2 or 4 bytes.
+void add(void* memory, size_t bytes, size_t element_bytes, const void* instruction);
 #else
 inline constexpr bool kActive = false;
 inline Context create() { return nullptr; }
+inline void destroy(Context) {}
 inline Context current() { return nullptr; }
 inline void rename(Context, const char*) {}
 inline void switch_to(Context) {}
@@ -62,6 +66,7 @@ inline void release(Sync&) {}
 inline void acquire(Sync&) {}
 inline void read(const void*, size_t, const void*) {}
 inline void write(const void*, size_t, const void*) {}
+inline void add(void*, size_t, size_t, const void*) {}
 #endif
 
 }  // namespace race

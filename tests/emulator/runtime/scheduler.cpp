@@ -22,34 +22,52 @@ namespace {
 // What is going on. One launch at a time, one thread at a time.
 struct Now {
     const Launch* launch = nullptr;
-    Block* block = nullptr;
     Thread* thread = nullptr;
     Random random;
+    Agenda agenda;
     std::string failure;
     race::Context scheduler = nullptr;
 };
 Now now;
 
+// An error while no thread runs.
+struct Stopped {};
+
 void exit_thread() {
     Thread& thread = *now.thread;
+    Block& block = thread.block;
     refuse_exit_during_barrier(thread);
     refuse_exit_during_collective(thread);
     refuse_exit_during_copy(thread);
+    refuse_exit_during_store(thread);
+    refuse_exit_without_registers(thread);
+    refuse_exit_during_products(thread);
+    keep_stores(thread);
     thread.state = State::exited;
-    now.block->ready.erase(thread.index);
-    ++now.block->exited;
+    block.cluster.ready.erase(thread.place);
+    ++block.exited;
+    ++block.cluster.exited;
+    leave_cluster_barrier(thread);
+    if (block.is_over()) refuse_exit_during_load(block);
+}
+
+void release_all(const Thread& thread, race::Sync& end) {
+    release_as(thread.fiber.context(), end);
+    for (const Companion& companion : thread.beside) {
+        if (companion.context != nullptr) release_as(companion.context, end);
+    }
 }
 
 // The first function on a thread's stack. It never returns: below it there is nothing.
 void thread_main() {
     Thread& thread = *now.thread;
     thread.fiber.arrived();
-    acquire_as(thread.fiber.context(), now.block->begin);
+    acquire_as(thread.fiber.context(), thread.block.cluster.begin);
     race::switch_to(thread.fiber.context());
     now.launch->run(now.launch->body);
     race::switch_to(now.scheduler);
     thread.in_runtime = true;
-    release_as(thread.fiber.context(), now.block->end);
+    release_all(thread, thread.block.cluster.end);
     exit_thread();
     thread.fiber.leave_for_good();
 }
@@ -57,21 +75,28 @@ void thread_main() {
 void run_until_it_waits(Thread& thread) {
     now.thread = &thread;
     threadIdx = thread.position;
+    blockIdx = thread.block.position;
     thread.fiber.enter();
     now.thread = nullptr;
 }
 
 // Everybody waits for somebody: where, and how many.
-std::string deadlock(const Block& block) {
+std::string deadlock(const Cluster& cluster) {
     struct Group {
         unsigned threads = 0;
         std::string first;
     };
     std::map<std::string, Group> groups;
-    for (const Thread& thread : block.threads) {
-        const bool gone = thread.state == State::exited;
-        Group& group = groups[gone ? "exited" : thread.operation + (" at " + text_of(thread.where))];
-        if (group.threads++ == 0) group.first = text_of(thread);
+    const auto place_of = [](const Thread& thread) {
+        if (thread.state == State::exited) return std::string("exited");
+        const std::string what = thread.waits_for.barrier == nullptr ? "" : text_of(thread.waits_for);
+        return thread.operation + what + " at " + text_of(thread.where);
+    };
+    for (const std::unique_ptr<Block>& block : cluster.blocks) {
+        for (const Thread& thread : block->threads) {
+            Group& group = groups[place_of(thread)];
+            if (group.threads++ == 0) group.first = text_of(thread);
+        }
     }
     std::string text = std::string(now.launch->name) + ": deadlock, no thread can run";
     for (const auto& [place, group] : groups) {
@@ -87,46 +112,51 @@ void start_threads(Block& block) {
             // which the race detector looks at, and it would take for the host's what they write there.
             const std::string name = text_of(thread);
             race::rename(thread.fiber.context(), name.c_str());
-            thread.copies.name = "copy of " + name;
+            constexpr const char* kNames[kBeside] = {"copy of ", "proxy of ", "product of ", "load of ", "store of "};
+            for (size_t i = 0; i < kBeside; ++i) thread.beside[i].name = kNames[i] + name;
         }
         thread.fiber.prepare(thread_main);
-        block.ready.insert(thread.index);
+        block.cluster.ready.insert(thread.place);
     }
 }
 
 // After an error threads are left where they stand. That the host then goes on is no race with them.
-void release_abandoned(Block& block) {
-    for (const Thread& thread : block.threads) {
-        if (thread.state == State::exited) continue;
-        release_as(thread.fiber.context(), block.end);
-        if (thread.copies.context != nullptr) release_as(thread.copies.context, block.end);
+void release_abandoned(Cluster& cluster) {
+    for (const std::unique_ptr<Block>& block : cluster.blocks) {
+        for (const Thread& thread : block->threads) {
+            if (thread.state != State::exited) release_all(thread, cluster.end);
+        }
     }
 }
 
-void run_block(Block& block) {
-    now.block = &block;
-    blockIdx = block.position;
-    race::release(block.begin);
-    start_threads(block);
-    ThreadOrder order(config().order, static_cast<unsigned>(block.warps.size()), now.random);
-    while (block.exited < block.threads.size() && now.failure.empty()) {
-        if (block.ready.size() == 0) {
-            now.failure = deadlock(block);
-        } else {
-            run_until_it_waits(block.threads[order.next(block.ready)]);
-            block.copies_due.step();
+void run_threads(Cluster& cluster) {
+    ThreadOrder order(config().order, cluster.places() / 32, now.random);
+    while (cluster.exited < cluster.threads() && now.failure.empty()) {
+        if (cluster.ready.size() > 0) {
+            run_until_it_waits(cluster.at(order.next(cluster.ready)));
+            if (now.failure.empty()) now.agenda.step();
+        } else if (!now.agenda.hurry() && !hurry_load(cluster)) {
+            now.failure = deadlock(cluster);
         }
     }
-    if (!now.failure.empty()) release_abandoned(block);
-    race::acquire(block.end);
-    if (now.failure.empty()) {
-        const std::string overrun = block.shared.overrun();
-        if (!overrun.empty()) {
-            now.failure = std::string(now.launch->name) + ": " + overrun +
-                          format(", in block (%u, %u, %u)", block.position.x, block.position.y, block.position.z);
-        }
+}
+
+void run_cluster(Cluster& cluster) {
+    race::release(cluster.begin);
+    for (const std::unique_ptr<Block>& block : cluster.blocks) start_threads(*block);
+    try {
+        run_threads(cluster);
+    } catch (const Stopped&) {
     }
-    now.block = nullptr;
+    if (!now.failure.empty()) release_abandoned(cluster);
+    race::acquire(cluster.end);
+    for (const std::unique_ptr<Block>& block : cluster.blocks) {
+        const std::string overrun = block->shared.overrun();
+        if (!now.failure.empty() || overrun.empty()) continue;
+        const uint3 position = block->position;
+        now.failure = std::string(now.launch->name) + ": " + overrun +
+                      format(", in block (%u, %u, %u)", position.x, position.y, position.z);
+    }
 }
 
 unsigned volume(dim3 shape) { return shape.x * shape.y * shape.z; }
@@ -137,21 +167,26 @@ cudaError_t run_launch(const Launch& launch) {
     if (volume(launch.blocks) == 0 || volume(launch.threads) == 0 || volume(launch.threads) > kMostThreads) {
         return cudaErrorInvalidConfiguration;
     }
+    if (launch.cluster > 1 && config().capability < 90) return cudaErrorNotSupported;
+    if (launch.cluster == 0 || launch.cluster > kMostBlocksOfCluster || launch.blocks.x % launch.cluster != 0) {
+        return cudaErrorInvalidClusterSize;
+    }
     if (launch.shared_bytes > dynamic_shared_limit(launch.kernel)) return cudaErrorInvalidValue;
     now.launch = &launch;
     now.scheduler = race::current();
     now.failure.clear();
     now.random.seed(config().seed);
+    forget_stores();
     const CatchFaults catch_faults;
     blockDim = launch.threads;
     gridDim = launch.blocks;
-    for (const unsigned index : block_order(config().order, volume(launch.blocks), now.random)) {
-        const dim3& grid = launch.blocks;
-        const uint3 position{index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y)};
-        Block block(grid, launch.threads, position, launch.shared_bytes);
-        run_block(block);
+    const unsigned clusters = volume(launch.blocks) / launch.cluster;
+    for (const unsigned index : block_order(config().order, clusters, now.random)) {
+        Cluster cluster(launch.blocks, launch.threads, launch.cluster, index, launch.shared_bytes);
+        run_cluster(cluster);
         if (!now.failure.empty()) throw std::runtime_error(now.failure);
     }
+    finish_stores();
     return cudaSuccess;
 }
 
@@ -161,7 +196,8 @@ size_t& dynamic_shared_limit(const void* kernel) {
 }
 
 Random& random_of_launch() { return now.random; }
-Block& current_block() { return *now.block; }
+Agenda& agenda_of_launch() { return now.agenda; }
+Block& current_block() { return now.thread->block; }
 bool in_kernel() { return now.thread != nullptr; }
 Thread& current_thread() { return *now.thread; }
 std::string_view kernel_in_launch() { return now.launch->name; }
@@ -171,13 +207,13 @@ void wait_for_others(const char* operation, Location where) {
     thread.state = State::waiting;
     thread.operation = operation;
     thread.where = where;
-    now.block->ready.erase(thread.index);
+    thread.block.cluster.ready.erase(thread.place);
     thread.fiber.leave();
 }
 
 void make_ready(Thread& thread) {
     thread.state = State::ready;
-    now.block->ready.insert(thread.index);
+    thread.block.cluster.ready.insert(thread.place);
 }
 
 void give_way() {
@@ -191,6 +227,7 @@ void maybe_give_way() {
 
 void stop_launch(const std::string& message) {
     now.failure = message;
+    if (now.thread == nullptr) throw Stopped{};
     now.thread->fiber.leave_for_good();
 }
 
@@ -227,6 +264,12 @@ void read_as(race::Context context, const void* memory, size_t bytes, const void
 void write_as(race::Context context, const void* memory, size_t bytes, const void* instruction) {
     race::switch_to(context);
     race::write(memory, bytes, instruction);
+    race::switch_to(now.scheduler);
+}
+
+void add_as(race::Context context, void* memory, size_t bytes, size_t element_bytes, const void* instruction) {
+    race::switch_to(context);
+    race::add(memory, bytes, element_bytes, instruction);
     race::switch_to(now.scheduler);
 }
 

@@ -45,7 +45,7 @@ SharedArena::SharedArena(size_t dynamic_bytes) : dynamic_bytes_(dynamic_bytes) {
     memory_ = static_cast<char*>(std::aligned_alloc(kBaseAlignment, capacity(dynamic_bytes)));
     if (memory_ == nullptr) throw std::bad_alloc();
     address::forbid(memory_, capacity(dynamic_bytes));
-    if (dynamic_bytes > 0) dynamic_ = place(dynamic_bytes, kBaseAlignment, "dynamic shared memory");
+    if (dynamic_bytes > 0) dynamic_ = place(dynamic_bytes, kBaseAlignment, nullptr, "dynamic shared memory");
 }
 
 SharedArena::~SharedArena() {
@@ -55,7 +55,7 @@ SharedArena::~SharedArena() {
 
 // A red zone in front, and one behind. No more aligned than the type asks for: that an array of floats can be read
 // 16 bytes at a time would be luck on a device too.
-char* SharedArena::place(size_t bytes, size_t alignment, const char* name) {
+char* SharedArena::place(size_t bytes, size_t alignment, const void* key, const char* name) {
     const size_t least = alignment < kLargestLoad ? alignment : 0;
     const size_t begin = round_up(used_ + kRedZone, std::max(alignment, kLargestLoad)) + least;
     char* memory = memory_ + begin;
@@ -64,7 +64,7 @@ char* SharedArena::place(size_t bytes, size_t alignment, const char* name) {
         fill_unseen(memory + bytes, kRedZoneByte, kRedZone);
         red_zones_.push_back({memory + bytes, kRedZone, name});
     }
-    parts_.push_back({memory, bytes});
+    parts_.push_back({memory, bytes, alignment, key, name});
     address::allow(memory, bytes);
     fill_unseen(memory, config().poison != 0 ? 0xff : 0x00, bytes);
     return memory;
@@ -85,17 +85,46 @@ void* SharedArena::array(const void* key, const char* name, size_t bytes, size_t
                  format(" brings static shared memory to %zu bytes, more than %zu", static_bytes_, kMostStaticShared),
              where);
     }
-    char* memory = place(bytes, alignment, name);
+    char* memory = place(bytes, alignment, key, name);
     arrays_.emplace(key, memory);
     return memory;
 }
 
-bool SharedArena::contains(const void* memory, size_t bytes) const {
+const SharedArena::Part* SharedArena::part_of(const void* memory, size_t bytes) const {
     const auto begin = reinterpret_cast<uintptr_t>(memory);
-    return std::any_of(parts_.begin(), parts_.end(), [&](const Part& part) {
+    for (const Part& part : parts_) {
         const auto first = reinterpret_cast<uintptr_t>(part.begin);
-        return begin >= first && begin + bytes <= first + part.bytes;
-    });
+        if (begin >= first && begin + bytes <= first + part.bytes) return &part;
+    }
+    return nullptr;
+}
+
+bool SharedArena::contains(const void* memory, size_t bytes) const { return part_of(memory, bytes) != nullptr; }
+
+char* SharedArena::counterpart(const void* memory, size_t bytes, SharedArena& of, Location where) const {
+    const Part* part = part_of(memory, bytes);
+    if (part == nullptr) return nullptr;
+    char* begin = part->key == nullptr
+                      ? of.dynamic_
+                      : static_cast<char*>(of.array(part->key, part->name, part->bytes, part->alignment, where));
+    return begin + (static_cast<const char*>(memory) - part->begin);
+}
+
+uint32_t SharedArena::window_address(const void* memory, Location where) const {
+    constexpr uint32_t kWindow = 1u << 18;
+    const auto address = static_cast<uintptr_t>(static_cast<const char*>(memory) - memory_);
+    if (!contains(memory, 1) || address >= kWindow) {
+        fail(format("a descriptor of %p, which is not in the block's shared memory", memory), where);
+    }
+    return static_cast<uint32_t>(address);
+}
+
+char* SharedArena::at(uint32_t window_address, size_t bytes, Location where) const {
+    char* memory = memory_ + window_address;
+    if (!contains(memory, bytes)) {
+        fail(format("an operand at %u of the window of shared memory, which is in no array", window_address), where);
+    }
+    return memory;
 }
 
 std::string SharedArena::overrun() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,6 +25,14 @@ class SharedArena {
     // Whether the bytes lie in one array or in the dynamic part.
     bool contains(const void* memory, size_t bytes) const;
 
+    // What lies at this place in the shared memory of another block, which may not have asked for the array yet;
+    // nullptr if the bytes are not in one array or in the dynamic part.
+    char* counterpart(const void* memory, size_t bytes, SharedArena& of, Location where) const;
+
+    // Places as descriptors name them: 18 bits, with the pointer's remainder by 1024.
+    uint32_t window_address(const void* memory, Location where) const;
+    char* at(uint32_t window_address, size_t bytes, Location where) const;
+
     // A sentence about the first red zone that was written to, or nothing.
     std::string overrun() const;
 
@@ -35,11 +44,15 @@ class SharedArena {
     };
 
     struct Part {
-        const char* begin;
+        char* begin;
         size_t bytes;
+        size_t alignment;
+        const void* key;  // of an array
+        const char* name;
     };
 
-    char* place(size_t bytes, size_t alignment, const char* name);
+    char* place(size_t bytes, size_t alignment, const void* key, const char* name);
+    const Part* part_of(const void* memory, size_t bytes) const;
 
     char* memory_;
     size_t used_ = 0;

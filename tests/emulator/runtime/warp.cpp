@@ -55,7 +55,7 @@ void close_meeting(Warp& warp, Meeting& meeting, Ordering ordering) {
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!meeting.includes(lane)) continue;
         Thread& thread = lane_of_current_warp(lane);
-        if (ordering == Ordering::memory) acquire_as(thread.fiber.context(), meeting.sync);
+        if (ordering == Ordering::memory) acquire_as(thread, meeting.sync);
         if (&thread != &current_thread()) make_ready(thread);
     }
     std::erase_if(warp.meetings, [&](const std::unique_ptr<Meeting>& other) { return other.get() == &meeting; });
@@ -66,7 +66,7 @@ void close_meeting(Warp& warp, Meeting& meeting, Ordering ordering) {
 Thread& lane_of_current_warp(unsigned lane) { return current_block().threads[current_thread().warp() * 32 + lane]; }
 
 void meet(const char* operation, uint32_t mask, void* operand, Execute execute, Ordering ordering, Location where) {
-    const Thread& thread = current_thread();
+    Thread& thread = current_thread();
     Warp& warp = current_block().warps[thread.warp()];
     if ((mask >> thread.lane() & 1) == 0) {
         fail(format("%s: lane %u is not in the mask 0x%08x that it passes", operation, thread.lane(), mask), where);
@@ -76,7 +76,7 @@ void meet(const char* operation, uint32_t mask, void* operand, Execute execute, 
     if (meeting == nullptr) meeting = &open_meeting(warp, operation, mask, where);
     meeting->arrived |= 1u << thread.lane();
     meeting->operand[thread.lane()] = operand;
-    if (ordering == Ordering::memory) release_as(thread.fiber.context(), meeting->sync);
+    if (ordering == Ordering::memory) release_as(thread, meeting->sync);
     if (meeting->arrived != mask) {
         wait_for_others(operation, where);
         return;

@@ -11,7 +11,7 @@
 
 #include "emulator/location.h"
 #include "runtime/banks.h"
-#include "runtime/sanitize.h"
+#include "runtime/proxy.h"
 
 namespace emulator {
 
@@ -24,7 +24,7 @@ struct Meeting {
     Location where;
     uint32_t arrived = 0;
     std::array<void*, 32> operand{};
-    race::Sync sync;
+    SyncPoint sync;
 
     bool includes(unsigned lane) const { return (mask >> lane & 1) != 0; }
     template <class Operand>

@@ -1,6 +1,8 @@
 // What every file of micro-kernels needs: one thread an element, and the grid for that.
 #pragma once
 
+#include <stdexcept>
+
 #include "collective/launch.cuh"
 #include "driver/entry.h"
 

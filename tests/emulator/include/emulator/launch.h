@@ -23,6 +23,7 @@ struct Launch {
     dim3 blocks;
     dim3 threads;
     size_t shared_bytes;
+    unsigned cluster;  // neighbouring blocks that run at the same time
     std::string_view name;
     const void* kernel;
     void (*run)(const void* body);
@@ -34,9 +35,10 @@ struct Launch {
 cudaError_t run_launch(const Launch& launch);
 
 template <auto kKernel, class Body>
-cudaError_t launch(dim3 blocks, dim3 threads, size_t shared_bytes, const Body& body) {
+cudaError_t launch(dim3 blocks, dim3 threads, size_t shared_bytes, unsigned cluster, const Body& body) {
     const auto run = [](const void* erased) { (*static_cast<const Body*>(erased))(); };
-    return run_launch(Launch{blocks, threads, shared_bytes, kernel_name<kKernel>(), address_of(kKernel), run, &body});
+    return run_launch(
+        Launch{blocks, threads, shared_bytes, cluster, kernel_name<kKernel>(), address_of(kKernel), run, &body});
 }
 
 }  // namespace emulator

@@ -10,6 +10,9 @@ namespace emulator {
 // ldmatrix of 2 or 4 matrices: `row` is the lane's address, `registers` gets one register a matrix.
 void load_matrices(uint32_t* registers, int matrices, bool transposed, const void* row, Location where);
 
+// stmatrix of 4 matrices: `row` is the lane's address.
+void store_matrices(void* row, const uint32_t* registers, Location where);
+
 enum class Half { f16, bf16 };
 // How the sum over 16 is taken: by one instruction, or by two that each take 8 and round.
 enum class Steps { one_of_16, two_of_8 };

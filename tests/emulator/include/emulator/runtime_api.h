@@ -14,6 +14,7 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorNotSupported = 801,
+    cudaErrorInvalidClusterSize = 912,
 };
 
 enum cudaDeviceAttr {
@@ -41,6 +42,8 @@ inline constexpr size_t kMostStaticShared = 48 * 1024;
 // What a device keeps of a multiprocessor's shared memory for each block.
 inline constexpr size_t kReservedShared = 1024;
 inline constexpr unsigned kMostThreads = 1024;
+// What every device with clusters can do.
+inline constexpr unsigned kMostBlocksOfCluster = 8;
 
 // Dynamic shared memory that a launch of the kernel may ask for: 48 KiB until somebody sets more, for good.
 size_t& dynamic_shared_limit(const void* kernel);
@@ -62,6 +65,8 @@ inline const char* cudaGetErrorString(cudaError_t error) {
             return "invalid configuration argument";
         case cudaErrorNotSupported:
             return "operation not supported";
+        case cudaErrorInvalidClusterSize:
+            return "cluster misconfiguration";
     }
     return "unrecognized error code";
 }
@@ -106,13 +111,20 @@ cudaError_t cudaFuncSetAttribute(Kernel kernel, cudaFuncAttribute, int value) {
     return cudaSuccess;
 }
 
+namespace emulator {
+// What cudaFuncGetAttributes says of every kernel: a program may say that it has kernels for fewer.
+inline int most_threads_per_block = 1024;
+}  // namespace emulator
+
 struct cudaFuncAttributes {
     int ptxVersion;
+    int maxThreadsPerBlock;
 };
 
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
     attributes->ptxVersion = emulator::config().compiled_for;
+    attributes->maxThreadsPerBlock = emulator::most_threads_per_block;
     return cudaSuccess;
 }
 
