@@ -6,9 +6,10 @@ from typing import Any
 
 from halfops import _ops, amp, functional, nn, optim
 from halfops._ops.registry import has_kernel
+from halfops.explain import explain
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "_ops", "amp", "build_info", "functional", "has_kernel", "nn", "optim"]
+__all__ = ["__version__", "_ops", "amp", "build_info", "explain", "functional", "has_kernel", "nn", "optim"]
 
 
 def build_info() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from halfops import functional
+from halfops.functional import eager
 from halfops.functional.linear import check_activation
 
 __all__ = ["MLP", "GatedMLP", "Linear", "convert"]
@@ -30,10 +31,12 @@ class Linear(nn.Linear):
     activation: "none", "relu", "gelu", "gelu_tanh" or "silu". Formula, dtypes and what is kept for backward:
     `halfops.functional.linear`. fuse_wgrad_accumulation: backward adds the weight's gradient straight into its
     `main_grad` or `.grad`, past all hooks on the parameter; conditions in `halfops.functional.linear`'s module.
+    backend: "halfops", or "torch" for torch's own ops.
     """
 
     activation: str = "none"
     fuse_wgrad_accumulation: bool = False
+    backend: str = "halfops"
 
     def __init__(
         self,
@@ -45,11 +48,14 @@ class Linear(nn.Linear):
         dtype: torch.dtype | None = None,
         *,
         fuse_wgrad_accumulation: bool = False,
+        backend: str = "halfops",
     ) -> None:
+        eager.is_torch(backend)  # a name that there is
         check_activation(activation)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.activation = activation
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.backend = backend
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         return functional.linear(
@@ -59,6 +65,7 @@ class Linear(nn.Linear):
             activation=self.activation,
             residual=residual,
             fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -86,11 +93,14 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         fuse_wgrad_accumulation: bool = False,
+        backend: str = "halfops",
     ) -> None:
+        eager.is_torch(backend)  # a name that there is
         check_activation(activation)
         super().__init__()
         self.activation = activation
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.backend = backend
         self.fc1 = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.fc2 = Linear(hidden_features, out_features, bias, device=device, dtype=dtype)
 
@@ -105,6 +115,7 @@ class MLP(nn.Module):
             activation=self.activation,
             residual=residual,
             fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -131,11 +142,14 @@ class GatedMLP(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         fuse_wgrad_accumulation: bool = False,
+        backend: str = "halfops",
     ) -> None:
+        eager.is_torch(backend)  # a name that there is
         check_activation(activation, gated=True)
         super().__init__()
         self.activation = activation
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.backend = backend
         self.gate_proj = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.up_proj = Linear(in_features, hidden_features, bias, device=device, dtype=dtype)
         self.down_proj = Linear(hidden_features, out_features, bias, device=device, dtype=dtype)
@@ -153,6 +167,7 @@ class GatedMLP(nn.Module):
             activation=self.activation,
             residual=residual,
             fuse_wgrad_accumulation=self.fuse_wgrad_accumulation,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -160,7 +175,8 @@ class GatedMLP(nn.Module):
 
 
 def _fusing(module: Linear | MLP | GatedMLP) -> str:
-    return ", fuse_wgrad_accumulation=True" if module.fuse_wgrad_accumulation else ""
+    text = ", fuse_wgrad_accumulation=True" if module.fuse_wgrad_accumulation else ""
+    return text if module.backend == "halfops" else f"{text}, backend={module.backend!r}"
 
 
 def convert(model: _Model, *, fuse_wgrad_accumulation: bool = False) -> _Model:

@@ -164,3 +164,8 @@ def autocast(name: str, tensors: int) -> None:
     _CAST[name] = tensors
     for device in _DEVICES:
         _autocast(name, device, tensors)
+
+
+def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on a device, without a wait where that is a GPU; the host would read what has not come yet."""
+    return tensor.to(device=device, dtype=dtype, non_blocking=device.type != "cpu")

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from halfops._ops import fresh
 from halfops._ops import scale as _ops
+from halfops._ops.wiring import moved
 from halfops.amp.report import Check, NamedParameters, Report, Segment, gradients_of, names_of, with_names
 
 
@@ -157,7 +158,7 @@ class GradScaler(torch.amp.GradScaler):
             device = stats.found_inf.device
             overflow = stats.found_inf
             found[device] = torch.maximum(found[device], overflow) if device in found else overflow
-            total = total + stats.sum_of_squares.to(scale.device, non_blocking=True)
+            total = total + moved(stats.sum_of_squares, scale.device)
             segments.append(Segment(positions, dtypes, stats.per_tensor, source))
         if segments:
             self._checks[optimizer] = Check(segments, scale.clone() if inv_scale is None else None, self.count_zeros)
@@ -182,7 +183,7 @@ class GradScaler(torch.amp.GradScaler):
                 gradients = [gradient for i, gradient in enumerate(gradients) if i not in known]
             if not gradients:
                 continue
-            factor = None if inv_scale is None else inv_scale.to(device, non_blocking=True)
+            factor = None if inv_scale is None else moved(inv_scale, device)
             try:
                 stats = _stats(gradients, double, factor, self.count_zeros)
             except RuntimeError as error:
@@ -404,7 +405,7 @@ def _float64_stats(gradients: list[Tensor], inv_scale: Tensor | None, count_zero
 
 def _any_on(device: torch.device, found: Iterable[Tensor]) -> Tensor:
     """1 where one of them is, not their number: torch's fused optimizers skip at exactly 1."""
-    return functools.reduce(torch.maximum, [each.to(device, non_blocking=True) for each in found])
+    return functools.reduce(torch.maximum, [moved(each, device) for each in found])
 
 
 @functools.cache

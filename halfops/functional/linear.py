@@ -21,6 +21,10 @@ which DistributedDataParallel and sharding reduce gradients included: reduce the
 or keep to the default. The kernel runs on the stream of the layer's forward pass and takes none of autograd's locks:
 use such a weight on one stream, and in one thread's backward pass at a time.
 
+backend="torch", where a function has it, composes torch's own ops instead: same formula, torch's roundings and
+autograd, nothing fused. It is a choice that is made by name, never one that these functions make for you; which kernel
+ran, halfops.explain says.
+
 Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp) are refused.
 """
 
@@ -34,6 +38,7 @@ from torch import Tensor
 from halfops._ops import accumulation, pointwise
 from halfops._ops import linear as _ops
 from halfops._ops.wiring import autocast_inputs, calm, wants_grad
+from halfops.functional import eager
 
 
 def check_activation(activation: str, *, gated: bool = False) -> None:
@@ -53,6 +58,7 @@ def linear(
     activation: str = "none",
     residual: Tensor | None = None,
     fuse_wgrad_accumulation: bool = False,
+    backend: str = "halfops",
 ) -> Tensor:
     """y = act(x w^T + b) + residual, as one kernel.
 
@@ -63,10 +69,12 @@ def linear(
     y = round(x w^T + b + residual). relu'(0) = 0.
     Saved for backward: input (if weight needs a gradient), weight (if input does); with an activation also z, and
     weight and bias, from which a second derivative computes z again.
-    fuse_wgrad_accumulation: see the head of this module.
+    fuse_wgrad_accumulation, backend: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
+    if eager.is_torch(backend):
+        return eager.linear(input, weight, bias, residual, activation)
     return _ops.linear(input, weight, bias, residual, activation, fuse_wgrad_accumulation)
 
 
@@ -79,6 +87,7 @@ def gated_linear(
     *,
     activation: str = "silu",
     fuse_wgrad_accumulation: bool = False,
+    backend: str = "halfops",
 ) -> Tensor:
     """y = act(x wg^T + bg) * (x wu^T + bu): SwiGLU ("silu"), GeGLU ("gelu", "gelu_tanh"), ReGLU ("relu").
 
@@ -86,10 +95,12 @@ def gated_linear(
     Numerics: both factors' inputs are rounded, then y = round(act(gate) * up). The gradient of input is the sum of two
     products and is rounded once.
     Saved for backward: input (if a weight needs a gradient), the weights and biases, gate and up.
-    fuse_wgrad_accumulation: see the head of this module.
+    fuse_wgrad_accumulation, backend: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
+    if eager.is_torch(backend):
+        return eager.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
     return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation, fuse_wgrad_accumulation)
 
 
@@ -101,6 +112,7 @@ def matmul(
     beta: float = 0.0,
     c: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
+    backend: str = "halfops",
 ) -> Tensor:
     """D = alpha (A B) + beta C, rounded once.
 
@@ -113,6 +125,8 @@ def matmul(
     """
     if c is None and beta != 0:
         raise ValueError(f"c: got None with beta = {beta}, wanted a tensor of the result's shape; or leave beta at 0")
+    if eager.is_torch(backend):
+        return eager.matmul(input, other, c, float(alpha), float(beta), out_dtype)
     return _ops.matmul(input, other, c, float(alpha), float(beta), out_dtype)
 
 
@@ -124,12 +138,19 @@ def linear_dgrad(
     preact: Tensor | None = None,
     activation: str = "none",
     bias: Literal[False] = False,
+    backend: str = "halfops",
 ) -> Tensor: ...
 
 
 @overload
 def linear_dgrad(
-    grad_output: Tensor, weight: Tensor, *, preact: Tensor | None = None, activation: str = "none", bias: Literal[True]
+    grad_output: Tensor,
+    weight: Tensor,
+    *,
+    preact: Tensor | None = None,
+    activation: str = "none",
+    bias: Literal[True],
+    backend: str = "halfops",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -140,6 +161,7 @@ def linear_dgrad(
     preact: Tensor | None = None,
     activation: str = "none",
     bias: bool = False,
+    backend: str = "halfops",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """dx = (dy w) * act'(preact): the gradient of a linear layer's input, and of the activation before it.
 
@@ -156,12 +178,20 @@ def linear_dgrad(
         raise ValueError(
             f"preact: got None with activation {activation!r}, wanted the pre-activation whose derivative is meant"
         )
+    if eager.is_torch(backend):
+        dx = eager.linear_dgrad(grad_output, weight, preact, activation)
+        return (dx, dx.flatten(0, -2).sum(0)) if bias else dx
     grad_input, grad_bias = _ops.linear_dgrad_with_bias(grad_output, weight, preact, activation, want_bias=bias)
     return grad_input if grad_bias is None else (grad_input, grad_bias)
 
 
 def linear_wgrad(
-    grad_output: Tensor, input: Tensor, *, accumulate_into: Tensor | None = None, bias: bool = False
+    grad_output: Tensor,
+    input: Tensor,
+    *,
+    accumulate_into: Tensor | None = None,
+    bias: bool = False,
+    backend: str = "halfops",
 ) -> tuple[Tensor, Tensor | None]:
     """dw = dz^T x and, with bias=True, db = column sums of dz: a linear layer's parameter gradients.
 
@@ -171,6 +201,11 @@ def linear_wgrad(
     Saved for backward: both inputs (without accumulate_into); differentiable. Not subject to autocast.
     Raises RuntimeError for shapes, dtypes or devices that do not fit.
     """
+    if eager.is_torch(backend):
+        dw = eager.linear_wgrad(grad_output, input)
+        if accumulate_into is not None:
+            dw = accumulate_into.detach().add_(dw)
+        return dw, grad_output.flatten(0, -2).sum(0) if bias else None
     if accumulate_into is None:
         grad_weight, grad_bias, _ = _ops.linear_wgrad(grad_output, input, want_bias=bias)
         assert grad_weight is not None
@@ -236,6 +271,7 @@ def mlp(
     activation: str = "gelu",
     residual: Tensor | None = None,
     fuse_wgrad_accumulation: bool = False,
+    backend: str = "halfops",
 ) -> Tensor:
     """y = act(x w1^T + b1) w2^T + b2 + residual: two linear layers as one differentiable function.
 
@@ -244,10 +280,13 @@ def mlp(
     hidden gradient meets the activation's derivative as `linear_dgrad` says.
     Saved for backward: input, z = x w1^T + b1 [*, H], both weights and fc1_bias. The hidden activation is not kept but
     computed again; the second layer's dgrad applies the activation's derivative and adds up fc1_bias's gradient.
-    fuse_wgrad_accumulation: see the head of this module.
+    fuse_wgrad_accumulation, backend: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
+    if eager.is_torch(backend):
+        hidden = eager.linear(input, fc1_weight, fc1_bias, None, activation)
+        return eager.linear(hidden, fc2_weight, fc2_bias, residual, "none")
     tensors = autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
     if wants_grad(*tensors):
         return _apply(_MLP, *tensors, activation, fuse_wgrad_accumulation)
@@ -311,6 +350,7 @@ def gated_mlp(
     activation: str = "silu",
     residual: Tensor | None = None,
     fuse_wgrad_accumulation: bool = False,
+    backend: str = "halfops",
 ) -> Tensor:
     """y = (act(x wg^T + bg) * (x wu^T + bu)) wd^T + bd + residual: a transformer's gated block as one function.
 
@@ -320,10 +360,13 @@ def gated_mlp(
     Saved for backward: input, the rounded inputs of both factors, gate and up [*, H], the weights, gate_bias and
     up_bias. The product of the two factors is not kept but computed again; the last layer's dgrad applies both
     derivatives and adds up the gradients of gate_bias and up_bias.
-    fuse_wgrad_accumulation: see the head of this module.
+    fuse_wgrad_accumulation, backend: see the head of this module.
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
+    if eager.is_torch(backend):
+        hidden = eager.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
+        return eager.linear(hidden, down_weight, down_bias, residual, "none")
     tensors = autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
     if wants_grad(*tensors):
         return _apply(_GatedMLP, *tensors, activation, fuse_wgrad_accumulation)

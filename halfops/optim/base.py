@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from halfops._ops.optim import state_names
 from halfops._ops.optim_plan import apart
 from halfops._ops.registry import has_kernel
+from halfops._ops.wiring import moved
 from halfops.optim import checks
 from halfops.optim.storage import (
     convert_state,
@@ -374,4 +375,4 @@ class HalfOptimizer(Optimizer):
 
 
 def scalar_on(device: torch.device, value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if value is None else value.to(device=device, dtype=dtype, non_blocking=True)
+    return None if value is None else moved(value, device, dtype)
