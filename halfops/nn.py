@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from halfops import functional
-from halfops.functional import eager
-from halfops.functional.linear import check_activation
+from halfops.functional.linear import check_activation, check_backend
 
 __all__ = ["MLP", "GatedMLP", "Linear", "convert"]
 
@@ -50,7 +49,7 @@ class Linear(nn.Linear):
         fuse_wgrad_accumulation: bool = False,
         backend: str = "halfops",
     ) -> None:
-        eager.is_torch(backend)  # a name that there is
+        check_backend(backend, fuse_wgrad_accumulation)
         check_activation(activation)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.activation = activation
@@ -95,7 +94,7 @@ class MLP(nn.Module):
         fuse_wgrad_accumulation: bool = False,
         backend: str = "halfops",
     ) -> None:
-        eager.is_torch(backend)  # a name that there is
+        check_backend(backend, fuse_wgrad_accumulation)
         check_activation(activation)
         super().__init__()
         self.activation = activation
@@ -144,7 +143,7 @@ class GatedMLP(nn.Module):
         fuse_wgrad_accumulation: bool = False,
         backend: str = "halfops",
     ) -> None:
-        eager.is_torch(backend)  # a name that there is
+        check_backend(backend, fuse_wgrad_accumulation)
         check_activation(activation, gated=True)
         super().__init__()
         self.activation = activation
@@ -192,7 +191,8 @@ def convert(model: _Model, *, fuse_wgrad_accumulation: bool = False) -> _Model:
     holds one of them, could see the difference. Code that calls children of a Sequential one by one and keeps what is
     between them (a tap before the activation) does see it: there, give the layer its own subclass of torch.nn.Linear.
 
-    fuse_wgrad_accumulation=True sets that of every halfops layer that the model then has, those it had before included.
+    fuse_wgrad_accumulation=True sets that of every halfops layer that the model then has, those it had before included,
+    but for those with backend="torch", which cannot.
 
     To keep the original as well, convert a copy.deepcopy of it. What was done is logged at level INFO.
     """
@@ -202,7 +202,7 @@ def convert(model: _Model, *, fuse_wgrad_accumulation: bool = False) -> _Model:
     fused = sum(_fuse(m) for m in _sequentials_with_lone_children(model))
     if fuse_wgrad_accumulation:
         for module in model.modules():
-            if isinstance(module, Linear | MLP | GatedMLP):
+            if isinstance(module, Linear | MLP | GatedMLP) and module.backend != "torch":
                 module.fuse_wgrad_accumulation = True
     _log.info("converted %d linear layers, fused %d activations into them", len(layers), fused)
     return model

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 import halfops
 import halfops.functional as H
 from halfops._ops import linear as ops
-from halfops._ops import pointwise
+from halfops._ops import pointwise, torch_backend
 
 OPS = torch.ops.halfops
 
@@ -140,6 +142,23 @@ def test_message(call, message):
     assert len(first) < 300, "one sentence"
 
 
+@pytest.fixture
+def on_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules["halfops.functional.linear"]._ROOMS, "halfops", torch_backend)
+
+
+# What only an engine finds out is torch's to say there.
+SAID_BY_CHECKS = [(c, m) for c, m in MESSAGES if "storage was freed" not in m and "wanted one device" not in m]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"), [pytest.param(c, m, id=f"{i}-{m[:30]}") for i, (c, m) in enumerate(SAID_BY_CHECKS)]
+)
+def test_the_torch_backend_refuses_in_the_same_words(call, message, on_torch):
+    with pytest.raises(RuntimeError, match=message):
+        call()
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -190,6 +209,11 @@ def test_accumulation_refuses_before_it_writes(change, message):
         H.linear_wgrad(DZ, X, accumulate_into=target)
     if not target.is_meta:
         assert torch.equal(target, before)
+
+
+@pytest.mark.parametrize(("change", "message"), IN_PLACE[:3])
+def test_accumulation_on_torch_refuses_before_it_writes(change, message, on_torch):
+    test_accumulation_refuses_before_it_writes(change, message)
 
 
 @pytest.mark.parametrize("name", ["grad_output", "input"])

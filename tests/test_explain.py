@@ -110,6 +110,60 @@ def test_the_torch_backend_of_modules(device):
         assert "backend" not in repr(ours)
 
 
+def test_the_torch_backend_rounds_late():
+    """Scales and adds before it rounds, into what the result is wanted in."""
+    many = torch.full((64, 2048), 256.0, dtype=F16)
+    product = H.matmul(many, many.mT, alpha=2.0**-20, backend="torch")
+    assert product.unique().tolist() == [128.0]
+    batched = H.matmul(many[None], many.mT[None].expand(3, -1, -1), alpha=2.0**-20, backend="torch")
+    assert batched.shape == (3, 64, 64)
+    assert batched.unique().tolist() == [128.0]
+    ones = torch.ones(2049, 4, dtype=F16)
+    assert H.matmul(ones.mT, ones, out_dtype=torch.float32, backend="torch").unique().tolist() == [2049.0]
+    total = torch.zeros(4, 4)
+    H.linear_wgrad(ones, ones, accumulate_into=total, backend="torch")
+    assert total.unique().tolist() == [2049.0]
+    assert H.matmul(ones[:0].mT, ones[:0], alpha=3.0, backend="torch").tolist() == [[0.0] * 4] * 4
+    nan = torch.full((4, 4), torch.nan, dtype=F16)
+    assert H.matmul(ones[:2].mT, ones[:2], alpha=3.0, c=nan, backend="torch").unique().tolist() == [6.0]
+
+
+@pytest.mark.parametrize("backend", ["halfops", "torch"])
+def test_autocast_casts_by_the_rule_of_the_function(backend):
+    x, weight, residual = torch.randn(5, 8), torch.randn(4, 8, requires_grad=True), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = H.linear(x, weight, residual=residual, activation="gelu", backend=backend)
+        wide = H.matmul(x, weight.mT, out_dtype=torch.float32, backend=backend)
+    assert (y.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+    y.float().sum().backward()
+    assert weight.grad.dtype == torch.float32
+
+
+def test_the_torch_backend_has_nothing_to_fuse_into():
+    x, w = operands("cpu", (5, 8), (4, 8))
+    message = "fuse_wgrad_accumulation: got True with backend='torch', wanted False"
+    for call in (
+        lambda **k: H.linear(x, w, **k),
+        lambda **k: H.gated_linear(x, w, w, **k),
+        lambda **k: H.mlp(x, w, None, w.mT, None, **k),
+        lambda **k: H.gated_mlp(x, w, w, w.mT, **k),
+        lambda **k: nn.Linear(8, 4, **k),
+        lambda **k: nn.GatedMLP(8, 4, 4, **k),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(backend="torch", fuse_wgrad_accumulation=True)
+    model = nn.convert(torch.nn.Sequential(nn.Linear(8, 4, backend="torch"), torch.nn.Linear(4, 4)),
+                       fuse_wgrad_accumulation=True)  # fmt: skip
+    assert [layer.fuse_wgrad_accumulation for layer in model] == [False, True]
+
+
+def test_the_torch_backend_compiles():
+    x, w = operands("cpu", (5, 8), (4, 8))
+    call = torch.compile(lambda x, w: H.linear(x, w, activation="silu", backend="torch"), backend="aot_eager",
+                         fullgraph=True)  # fmt: skip
+    assert torch.equal(call(x, w), H.linear(x, w, activation="silu", backend="torch"))
+
+
 def test_a_backend_must_be_one(device):
     x, w = operands(device, (5, 8), (4, 8))
     with pytest.raises(ValueError, match="backend: got 'cublas', wanted one of halfops, torch"):

@@ -6,39 +6,64 @@
 #include "binding/tensor.h"
 #include "core/cpu_variant.h"
 
-STABLE_TORCH_LIBRARY(halfops, m) {
+namespace {
+
+struct Schema {
+    const char *name, *arguments, *returns;
+};
+
+// The products and what surrounds them. Each has a check_<name> too, of the same arguments: the refusals alone.
+constexpr Schema kProducts[] = {
     // linear: y = act(x w^T + b) + residual, x [*, K], w [N, K]; preact is empty unless save_preact
-    m.def(
-        "linear(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, str activation, bool save_preact) "
-        "-> (Tensor output, Tensor preact)");
+    {"linear", "Tensor input, Tensor weight, Tensor? bias, Tensor? residual, str activation, bool save_preact",
+     "(Tensor output, Tensor preact)"},
     // dx = (dz w) * act'(preact); preact belongs to the layer below, [*, K], and grad_bias is that layer's: the column
     // sums of dx as it is stored. What is not asked for comes back empty
-    m.def(
-        "linear_dgrad(Tensor grad_output, Tensor weight, Tensor? preact, str activation, bool want_bias) "
-        "-> (Tensor grad_input, Tensor grad_bias)");
+    {"linear_dgrad", "Tensor grad_output, Tensor weight, Tensor? preact, str activation, bool want_bias",
+     "(Tensor grad_input, Tensor grad_bias)"},
     // dw = dz^T x (+ accumulate), db = column sums of dz; stats [3] float64: dw's sum of squares, 1 if any element is
     // not finite else 0, and 0
-    m.def(
-        "linear_wgrad(Tensor grad_output, Tensor input, Tensor? accumulate, bool want_weight, bool want_bias, "
-        "bool want_stats) -> (Tensor grad_weight, Tensor grad_bias, Tensor stats)");
-    m.def("linear_wgrad_(Tensor(a!) grad_weight, Tensor grad_output, Tensor input, bool want_stats) -> Tensor stats");
+    {"linear_wgrad",
+     "Tensor grad_output, Tensor input, Tensor? accumulate, bool want_weight, bool want_bias, bool want_stats",
+     "(Tensor grad_weight, Tensor grad_bias, Tensor stats)"},
+    {"linear_wgrad_", "Tensor(a!) grad_weight, Tensor grad_output, Tensor input, bool want_stats", "Tensor stats"},
     // h = act(x wg^T + bg) * (x wu^T + bu); saves the two factors' inputs when asked
-    m.def(
-        "gated_linear(Tensor input, Tensor gate_weight, Tensor up_weight, Tensor? gate_bias, Tensor? up_bias, "
-        "str activation, bool save_preact) -> (Tensor output, Tensor gate, Tensor up)");
+    {"gated_linear",
+     "Tensor input, Tensor gate_weight, Tensor up_weight, Tensor? gate_bias, Tensor? up_bias, str activation, "
+     "bool save_preact",
+     "(Tensor output, Tensor gate, Tensor up)"},
     // dx = dgate wg + dup wu, rounded once
-    m.def("gated_linear_dgrad(Tensor grad_gate, Tensor grad_up, Tensor gate_weight, Tensor up_weight) -> Tensor");
+    {"gated_linear_dgrad", "Tensor grad_gate, Tensor grad_up, Tensor gate_weight, Tensor up_weight", "Tensor"},
     // dh = dy w, not rounded; dgate = dh * up * act'(gate), dup = dh * act(gate), and the column sums of both
-    m.def(
-        "gated_dgrad(Tensor grad_output, Tensor weight, Tensor gate, Tensor up, str activation, bool want_bias) "
-        "-> (Tensor grad_gate, Tensor grad_up, Tensor gate_bias_grad, Tensor up_bias_grad)");
+    {"gated_dgrad", "Tensor grad_output, Tensor weight, Tensor gate, Tensor up, str activation, bool want_bias",
+     "(Tensor grad_gate, Tensor grad_up, Tensor gate_bias_grad, Tensor up_bias_grad)"},
+    {"matmul", "Tensor input, Tensor other, Tensor? c, float alpha, float beta, ScalarType? out_dtype", "Tensor"},
+};
+
+std::string signature(const std::string& name, const std::string& arguments, const char* returns) {
+    return name + "(" + arguments + ") -> " + returns;
+}
+
+// A check writes nothing.
+std::string without_writes(std::string arguments) {
+    const std::string mark = "(a!)";
+    if (const size_t at = arguments.find(mark); at != std::string::npos) arguments.erase(at, mark.size());
+    return arguments;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(halfops, m) {
+    for (const Schema& s : kProducts) {
+        m.def(signature(s.name, s.arguments, s.returns).c_str());
+        m.def(signature(std::string("check_") + s.name, without_writes(s.arguments), "()").c_str());
+    }
     m.def("activation(Tensor preact, str activation) -> Tensor");
     m.def("activation_backward(Tensor grad_output, Tensor preact, str activation) -> Tensor");
     m.def("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor");
     m.def(
         "gated_activation_backward(Tensor grad_output, Tensor gate, Tensor up, str activation) "
         "-> (Tensor grad_gate, Tensor grad_up)");
-    m.def("matmul(Tensor input, Tensor other, Tensor? c, float alpha, float beta, ScalarType? out_dtype) -> Tensor");
     // which rows the CUDA kernels' table of policies has, the one that this thread's plans take from now on ('' ends
     // it; blocks 0: as many as the plan says), and what this thread's last one came to
     m.def("linear_policies() -> str[]");

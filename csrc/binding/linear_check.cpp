@@ -1,4 +1,6 @@
-#include "binding/linear.h"
+#include <algorithm>
+
+#include "binding/linear_ops.h"
 
 namespace halfops::binding {
 namespace {
@@ -224,17 +226,33 @@ std::vector<std::string> linear_policies() {
 
 void linear_force_policy(std::string name, int64_t blocks) {
     const std::vector<std::string> known = linear_policies();
-    bool found = name.empty();
-    std::string names;
-    for (const std::string& each : known) {
-        found = found || each == name;
-        names += (names.empty() ? "'" : ", '") + each + "'";
-    }
-    check(found, "linear_force_policy: got '", name, "', wanted '' or one of this build's policies (",
-          known.empty() ? "it has none: it is a CPU build" : names, ")");
+    check(name.empty() || std::find(known.begin(), known.end(), name) != known.end(), "linear_force_policy: got '",
+          name, "', wanted '' or one of this build's policies (",
+          known.empty() ? "it has none: it is a CPU build" : "torch.ops.halfops.linear_policies() lists them", ")");
     check(blocks >= 0, "linear_force_policy: blocks: got ", blocks, ", wanted a count, or 0 for the policy's own");
     if (policies().force != nullptr) policies().force(name, blocks);
 }
+
+// An engine that is not made: where an op asks for one, it has found nothing to refuse.
+struct NothingToRefuse {};
+struct NoEngine {
+    NoEngine(const char*, const Tensor&) { throw NothingToRefuse{}; }
+    void gemm(const linear::Problem&) const {}
+    void column_sums(const linear::Matrix&, void*) const {}
+};
+
+// The checks of an op, and nothing else of it.
+template <auto kOp>
+struct Check;
+template <class Result, class... Arguments, Result (*kOp)(Arguments...)>
+struct Check<kOp> {
+    static void run(Arguments... arguments) {
+        try {
+            kOp(arguments...);
+        } catch (const NothingToRefuse&) {
+        }
+    }
+};
 
 std::string linear_last_plan() { return policies().last_plan == nullptr ? "" : policies().last_plan(); }
 
@@ -244,6 +262,16 @@ STABLE_TORCH_LIBRARY_IMPL(halfops, CompositeExplicitAutograd, m) {
     m.impl("linear_policies", TORCH_BOX(&linear_policies));
     m.impl("linear_force_policy", TORCH_BOX(&linear_force_policy));
     m.impl("linear_last_plan", TORCH_BOX(&linear_last_plan));
+
+    using Ops = LinearOps<NoEngine>;
+    m.impl("check_linear", TORCH_BOX(&Check<&Ops::linear>::run));
+    m.impl("check_linear_dgrad", TORCH_BOX(&Check<&Ops::linear_dgrad>::run));
+    m.impl("check_linear_wgrad", TORCH_BOX(&Check<&Ops::linear_wgrad>::run));
+    m.impl("check_linear_wgrad_", TORCH_BOX(&Check<&Ops::linear_wgrad_>::run));
+    m.impl("check_gated_linear", TORCH_BOX(&Check<&Ops::gated_linear>::run));
+    m.impl("check_gated_linear_dgrad", TORCH_BOX(&Check<&Ops::gated_linear_dgrad>::run));
+    m.impl("check_gated_dgrad", TORCH_BOX(&Check<&Ops::gated_dgrad>::run));
+    m.impl("check_matmul", TORCH_BOX(&Check<&Ops::matmul>::run));
 }
 
 }  // namespace halfops::binding

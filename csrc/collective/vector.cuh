@@ -53,6 +53,8 @@ struct Eight {
             vector[0].word[i / 2] = i % 2 == 0 ? (word & 0xffff0000u) | bits : (word & 0xffffu) | bits << 16;
         }
     }
+    // Two 16-bit elements, or one of 32.
+    __device__ __forceinline__ void set_word(int i, uint32_t word) { vector[i / 4].word[i % 4] = word; }
 
     __device__ __forceinline__ static Eight load(const T* at) {
         Eight loaded;

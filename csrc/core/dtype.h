@@ -2,8 +2,8 @@
 //
 // The integer formulas below are the definition; F16C and the GPU's cvt instructions give the same bits
 // (all 65,536 halves and a sweep of floats are tested). They are branch-free so that loops over them vectorise.
-// Nothing here flushes subnormals. A NaN stays a NaN: on the CPU f16 keeps sign and upper payload as F16C does, a GPU
-// makes it its own canonical one (0x7fff); bf16 becomes the canonical 0x7fc0 as in torch.
+// Nothing here flushes subnormals. A NaN stays a NaN: on the CPU f16 keeps sign and upper payload as F16C does and bf16
+// becomes the canonical 0x7fc0 as in torch; a GPU makes both its own canonical one (0x7fff).
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "core/macros.h"
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -99,10 +100,14 @@ struct Nearest<float> {
 template <>
 struct Nearest<bf16> {
     static HALFOPS_HD bf16 from(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        return bf16{__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
         const uint32_t u = bits_of(x);
         const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
         const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
         return bf16{static_cast<uint16_t>(nan ? 0x7fc0u : rounded)};
+#endif
     }
 };
 
@@ -130,6 +135,24 @@ struct Nearest<f16> {
 template <class T>
 HALFOPS_HD T from_f32(float x) {
     return Nearest<T>::from(x);
+}
+
+// Two 16-bit neighbours as they lie in memory. A GPU rounds both in one instruction.
+template <class T>
+HALFOPS_HD uint32_t pair_from_f32(float x, float y) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (DTypeOf<T>::value == DType::f16) {
+        const __half2 pair = __floats2half2_rn(x, y);
+        return static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16 | __half_as_ushort(__low2half(pair));
+    }
+#if __CUDA_ARCH__ >= 800
+    if constexpr (DTypeOf<T>::value == DType::bf16) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+        return static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16 | __bfloat16_as_ushort(pair.x);
+    }
+#endif
+#endif
+    return from_f32<T>(x).bits | static_cast<uint32_t>(from_f32<T>(y).bits) << 16;
 }
 
 }  // namespace halfops

@@ -105,8 +105,8 @@ class BulkFinisher {
             const int eight = !gated ? j : j < kEights / 2 ? 2 * j : 2 * (j - kEights / 2) + 1;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                Two<float>::of(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1])
-                    .store(tile + half * 8 * p.n + eight * kEight);
+                float x = sums[4 * j + 2 * half], y = sums[4 * j + 2 * half + 1];
+                Two<float>::rounded(x, y).store(tile + half * 8 * p.n + eight * kEight);
             }
         }
     }
@@ -140,9 +140,8 @@ class BulkFinisher {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         const float* x = &sums[4 * eight + 2 * half];
-                        pairs[2 * j + half] = Two<T>::of(from_f32<T>(AddBias{}(Scale{e.alpha}(x[0]), b[0])),
-                                                         from_f32<T>(AddBias{}(Scale{e.alpha}(x[1]), b[1])))
-                                                  .word[0];
+                        pairs[2 * j + half] = pair_from_f32<T>(AddBias{}(Scale{e.alpha}(x[0]), b[0]),
+                                                               AddBias{}(Scale{e.alpha}(x[1]), b[1]));
                     }
                 }
                 const int chunk = 2 * i + lane_ / kPatchRows;

@@ -32,13 +32,7 @@ __device__ __forceinline__ float sum_over_rows(const float (&v)[kUnit], int lane
 template <class S, int kCount>
 __device__ __forceinline__ void pack(float (&v)[kCount], int first, uint32_t (&pairs)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        float* x = &v[first + 2 * i];
-        const S low = from_f32<S>(x[0]), high = from_f32<S>(x[1]);
-        x[0] = to_f32(low);
-        x[1] = to_f32(high);
-        pairs[i] = Two<S>::of(low, high).word[0];
-    }
+    for (int i = 0; i < 4; ++i) pairs[i] = Two<S>::rounded(v[first + 2 * i], v[first + 2 * i + 1]).word[0];
 }
 
 // A unit into half of a box: sixteen rows of 64 bytes with the 64-byte swizzle, chunk c of row r at chunk
@@ -186,15 +180,13 @@ struct UnitPlace : PlaceInTile {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 float* x = &v[4 * j + 2 * half];
-                const S low = from_f32<S>(x[0]), high = from_f32<S>(x[1]);
-                x[0] = to_f32(low);
-                x[1] = to_f32(high);
+                const Two<S> two = Two<S>::rounded(x[0], x[1]);
                 S* to = at + half * 8 * sheet.row_stride + j * kEight;
                 if (pairs) {
-                    Two<S>::of(low, high).store(to);
+                    two.store(to);
                 } else {
-                    if (has(4 * j + 2 * half)) in_global_memory(to)[0] = low;
-                    if (has(4 * j + 2 * half + 1)) in_global_memory(to)[1] = high;
+                    if (has(4 * j + 2 * half)) in_global_memory(to)[0] = from_f32<S>(x[0]);
+                    if (has(4 * j + 2 * half + 1)) in_global_memory(to)[1] = from_f32<S>(x[1]);
                 }
             }
         }
@@ -261,8 +253,7 @@ struct PairPlace : PlaceInTile {
             S* at = static_cast<S*>(sheet.data) + full_row() * sheet.row_stride + col;
 #pragma unroll
             for (int i = 0; i < kPair; i += 2) {
-                const S low = from_f32<S>(v[i]), high = from_f32<S>(v[i + 1]);
-                Two<S>::of(low, high).store(at + i / 2 % 2 * 8 * sheet.row_stride + i / 4 * kEight);
+                Two<S>::rounded(v[i], v[i + 1]).store(at + i / 2 % 2 * 8 * sheet.row_stride + i / 4 * kEight);
             }
         } else {
 #pragma unroll

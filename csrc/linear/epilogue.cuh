@@ -84,9 +84,10 @@ __device__ __forceinline__ void keep(const EpilogueArguments& e, const Sheet& sh
     }
 }
 
-// Accumulators of a place of the output become what is stored, and v is that then; v2 comes as the second factor's
-// accumulators of a gated problem, and leaves as what out2 got. A place loads its part of a sheet, or of a row that is
-// the same for all rows, and stores it, with what was stored left in the array.
+// Accumulators of a place of the output become what is stored; v2 comes as the second factor's accumulators of a gated
+// problem. A place loads its part of a sheet, or of a row that is the same for all rows, and stores it, with what was
+// stored left in the array: sums over stored numbers are the place's own affair, taken as it stores, so that no array
+// is kept for later.
 template <class Ending, int kCount, class Place>
 __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place& place, float (&v)[kCount],
                                               float (&v2)[kCount]) {
@@ -100,9 +101,9 @@ __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place&
 #pragma unroll
     for (int j = 0; j < kCount; ++j) v[j] = Scale{e.alpha}(v[j]);
     if (Ending::is_gradient(e)) {
+        add_bias(e.bias, v);
         float z[kCount];
         place.load(e.grad_preact, z);
-        add_bias(e.bias, v);
         if (Ending::is_gated_gradient(e)) {
             place.load(e.grad_up, v2);
             Ending::with_activation(e, [&](auto a) {
@@ -151,23 +152,6 @@ __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place&
     }
     place.store(e.out, Output::out, v);
 }
-
-// An eight of a row of the output, `count` of it there.
-struct EightPlace {
-    int64_t row, col;
-    int count;
-
-    __device__ __forceinline__ void load(const Sheet& sheet, float (&v)[kEight]) const {
-        load_eight(sheet, row, col, count, v);
-    }
-    __device__ __forceinline__ void load_added(const Sheet& sheet, float (&v)[kEight]) const { load(sheet, v); }
-    __device__ __forceinline__ void load_row(const Sheet& sheet, float (&v)[kEight]) const {
-        load_eight(sheet, 0, col, count, v);
-    }
-    __device__ __forceinline__ void store(const Sheet& sheet, Output, float (&v)[kEight]) const {
-        store_eight(sheet, row, col, count, v);
-    }
-};
 
 template <int kCount>
 __device__ __forceinline__ double squares_of(const float (&v)[kCount], int count) {
@@ -227,20 +211,20 @@ class Patches {
   public:
     static constexpr int kEights = kColumns / kEight, kOwn = kColumns / kWarpSize;
 
-    __device__ __forceinline__ Patches(const EpilogueArguments& e, int64_t col, Patch<kColumns> patch,
+    __device__ __forceinline__ Patches(const EpilogueArguments& e, int lane, int64_t col, Patch<kColumns> patch,
                                        Patch<kColumns> second)
-        : e_(e), patch_(patch), second_(second), col_(col) {
+        : e_(e), patch_(patch), second_(second), lane_(lane), col_(col) {
         clear();
     }
 
     // Rows `row` to `end` of the output, sixteen at most, whose accumulators are in the patch. By all lanes, which have
     // met since it was written.
     __device__ __forceinline__ void finish(int64_t row, int64_t end) {
-        const int across = e_.gated ? kEights / 2 : kEights, eight = lane_index() % across;
+        const int across = e_.gated ? kEights / 2 : kEights, eight = lane_ % across;
         const int64_t col = col_ + eight * kEight;
         const int count = static_cast<int>(larger(0, smaller(kEight, e_.cols - col)));
 #pragma unroll 1
-        for (int i = lane_index() / across; i < kPatchRows; i += kWarpSize / across) {
+        for (int i = lane_ / across; i < kPatchRows; i += kWarpSize / across) {
             if (row + i < end && count > 0) {
                 visit(i, eight, row + i, col, count);
             } else if (e_.column_sums != nullptr) {
@@ -262,31 +246,51 @@ class Patches {
         if (e_.column_sums2 != nullptr) leave_columns(e_.column_sums2, slot_of_columns, columns2_);
         if (e_.squares != nullptr) {
             const double sum = warp_sum(squares_);
-            if (lane_index() == 0) e_.squares[slot_of_squares] = sum;
+            if (lane_ == 0) e_.squares[slot_of_squares] = sum;
         }
         clear();
     }
 
   private:
+    // An eight of row i of the patches, `count` of it in the output.
+    struct Place {
+        Patches& of;
+        int i, eight;
+        int64_t row, col;
+        int count;
+
+        __device__ __forceinline__ void load(const Sheet& sheet, float (&v)[kEight]) const {
+            load_eight(sheet, row, col, count, v);
+        }
+        __device__ __forceinline__ void load_added(const Sheet& sheet, float (&v)[kEight]) const { load(sheet, v); }
+        __device__ __forceinline__ void load_row(const Sheet& sheet, float (&v)[kEight]) const {
+            load_eight(sheet, 0, col, count, v);
+        }
+        __device__ __forceinline__ void store(const Sheet& sheet, Output output, float (&v)[kEight]) const {
+            store_eight(sheet, row, col, count, v);
+            if (output == Output::out2 && of.e_.column_sums2 != nullptr) of.second_.write(i, eight, v);
+            if (output != Output::out) return;
+            if (of.e_.column_sums != nullptr) of.patch_.write(i, eight, v);
+            if (of.e_.squares != nullptr) of.squares_ += squares_of(v, count);
+        }
+    };
+
     __device__ __forceinline__ void visit(int i, int eight, int64_t row, int64_t col, int count) {
         float v[kEight], v2[kEight];
         patch_.read(i, e_.gated ? 2 * eight : eight, v);
         if (e_.gated) patch_.read(i, 2 * eight + 1, v2);
-        EightPlace place{row, col, count};
+        Place place{*this, i, eight, row, col, count};
         finish_values<AnyEnding>(e_, place, v, v2);
-        if (e_.column_sums != nullptr) patch_.write(i, eight, v);
-        if (e_.column_sums2 != nullptr) second_.write(i, eight, v2);
-        if (e_.squares != nullptr) squares_ += squares_of(v, count);
     }
 
     __device__ __forceinline__ void add_columns(const Patch<kColumns>& patch, float (&sums)[kOwn]) const {
 #pragma unroll
-        for (int j = 0; j < kOwn; ++j) sums[j] += patch.column_sum(lane_index() + j * kWarpSize);
+        for (int j = 0; j < kOwn; ++j) sums[j] += patch.column_sum(lane_ + j * kWarpSize);
     }
     __device__ __forceinline__ void leave_columns(float* sums, int64_t slot, const float (&own)[kOwn]) const {
 #pragma unroll
         for (int j = 0; j < kOwn; ++j) {
-            const int64_t col = col_ + lane_index() + j * kWarpSize;
+            const int64_t col = col_ + lane_ + j * kWarpSize;
             if (col < e_.cols) sums[slot * e_.cols + col] = own[j];
         }
     }
@@ -298,6 +302,7 @@ class Patches {
 
     const EpilogueArguments& e_;
     Patch<kColumns> patch_, second_;
+    int lane_;
     int64_t col_;
     float columns_[kOwn], columns2_[kOwn];
     double squares_;

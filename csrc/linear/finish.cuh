@@ -11,48 +11,109 @@ namespace halfops::linear {
 inline constexpr int kFinishWarps = 4;
 inline constexpr unsigned kFinishThreads = kFinishWarps * kWarpSize;
 
-// A patch a warp, of all tiles; those in one piece are done already. Pieces are added in the order of K.
+// A patch of a tile that is in pieces, in the workspace.
 template <int kColumns>
-__global__ void __launch_bounds__(kFinishThreads, 4)
-    finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy) {
-    constexpr int kFloats = Patch<kColumns>::kFloats, kEights = kColumns / kEight;
+struct PiecedPatch {
+    static constexpr int kEights = kColumns / kEight, kAtOnce = kWarpSize / kEights;  // rows that a warp reads at once
+    static constexpr int kRows = kPatchRows / kAtOnce;
+    using Sums = float[kRows][kEight];
+
+    const Schedule& schedule;
+    const float* partials;
+    int64_t tile, first;  // the first block that has a piece
+    int64_t numel;        // of a tile
+    int pitch, offset;    // of a tile's rows; of the patch in a tile
+
+    __device__ __forceinline__ static int row(int r) { return lane_index() / kEights + r * kAtOnce; }
+    __device__ __forceinline__ static int eight() { return lane_index() % kEights; }
+
+    // The sums of the pieces of blocks `begin` to `end`, in this order, that is the order of K. Many loads are on their
+    // way at a time, for a warp waits for nothing else.
+    __device__ __forceinline__ void add(int64_t begin, int64_t end, Sums& sums) const {
+        constexpr int kPieces = 8 / kRows;
+#pragma unroll 1
+        for (int64_t block = begin; block < end; block += kPieces) {
+            Eight<float> piece[kPieces][kRows];
+#pragma unroll
+            for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+                    const int64_t of = smaller(block + i, end - 1);
+                    const int slot = of == first ? schedule.slot_of(tile, first) : 0;
+                    piece[i][r] = Eight<float>::load(partials + (2 * of + slot) * numel + offset + row(r) * pitch +
+                                                     eight() * kEight);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+                    for (int j = 0; j < kEight; ++j) {
+                        if (block + i < end) sums[r][j] += float_of(piece[i][r].bits(j));
+                    }
+                }
+            }
+        }
+    }
+};
+
+// All patches of all tiles, each by `warps_each` warps of a block, which take a part of the pieces each; those of tiles
+// in one piece are done already. Pieces of a part are added in the order of K, and so are the parts.
+template <int kColumns>
+__global__ void __launch_bounds__(kFinishThreads, kColumns > 32 ? 3 : 4)
+    finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy,
+                         int warps_each) {
+    using Pieces = PiecedPatch<kColumns>;
+    constexpr int kFloats = Patch<kColumns>::kFloats;
     ptx::wait_for_earlier_grids();
     auto& patches_of_block = shared_array<Policy, Vector16, kFinishWarps * 2 * kFloats / 4>();
     const Schedule& schedule = arguments.schedule;
 
     const int patches_of_warp = warp_m(policy) / kPatchRows, warps = policy.warps_m * policy.warps_n;
-    const int64_t index = warp_in_grid(), tile = index / (warps * patches_of_warp);
-    if (tile >= schedule.tiles()) return;
+    const int in_block = static_cast<int>(threadIdx.x) / kWarpSize, part = in_block % warps_each;
+    const int64_t index = warp_in_grid() / warps_each, tile = index / (warps * patches_of_warp);
     const int within = static_cast<int>(index - tile * warps * patches_of_warp);
     const int warp = within / patches_of_warp, i = within % patches_of_warp;
-    const int64_t first = schedule.block_of(tile * schedule.steps);
-    const int64_t last = schedule.block_of(tile * schedule.steps + schedule.steps - 1);
-    if (first == last) return;
+    const bool exists = tile < schedule.tiles();
+    const int64_t first = exists ? schedule.first_of(tile) : 0, last = exists ? schedule.last_of(tile) : 0;
+    const bool pieced = first != last;
 
-    float* mine = reinterpret_cast<float*>(patches_of_block) + static_cast<int>(threadIdx.x) / kWarpSize * 2 * kFloats;
-    const Patch<kColumns> patch{mine}, second{mine + kFloats};
+    float* floats = reinterpret_cast<float*>(patches_of_block);
+    const Patch<kColumns> patch{floats + in_block * 2 * kFloats}, second{floats + (in_block * 2 + 1) * kFloats};
     const int row = warp / policy.warps_n * warp_m(policy) + i * kPatchRows;
-    const int column = warp % policy.warps_n * kColumns, eight = lane_index() % kEights;
-#pragma unroll 1
-    for (int r = lane_index() / kEights; r < kPatchRows; r += kWarpSize / kEights) {
-        float sums[kEight] = {};
-#pragma unroll 4
-        for (int64_t block = first; block <= last; ++block) {
-            // Its first piece or its second one: a share that begins before the tile has another piece first.
-            const int slot = schedule.share_begin(block) >= tile * schedule.steps ? 0 : 1;
-            const float* partial = arguments.partials + (2 * block + slot) * policy.m * policy.n +
-                                   (row + r) * policy.n + column + eight * kEight;
-            const Eight<float> piece = Eight<float>::load(partial);
+    const int column = warp % policy.warps_n * kColumns;
+    if (pieced) {
+        const int64_t count = last + 1 - first;
+        const Pieces pieces{schedule, arguments.partials,     tile, first, static_cast<int64_t>(policy.m) * policy.n,
+                            policy.n, row * policy.n + column};
+        typename Pieces::Sums sums = {};
+        pieces.add(first + count * part / warps_each, first + count * (part + 1) / warps_each, sums);
 #pragma unroll
-            for (int j = 0; j < kEight; ++j) sums[j] += float_of(piece.bits(j));
-        }
-        patch.write(r, eight, sums);
+        for (int r = 0; r < Pieces::kRows; ++r) patch.write(Pieces::row(r), Pieces::eight(), sums[r]);
     }
-    __syncwarp();  // the patch is there for every lane
+    __syncthreads();  // the parts are there for the first of their warps
+    if (!pieced || part != 0) return;
+    if (warps_each > 1) {
+#pragma unroll 1
+        for (int r = 0; r < Pieces::kRows; ++r) {
+            float sums[kEight];
+            patch.read(Pieces::row(r), Pieces::eight(), sums);
+#pragma unroll 1
+            for (int other = 1; other < warps_each; ++other) {
+                float more[kEight];
+                Patch<kColumns>{patch.data + other * 2 * kFloats}.read(Pieces::row(r), Pieces::eight(), more);
+#pragma unroll
+                for (int j = 0; j < kEight; ++j) sums[j] += more[j];
+            }
+            patch.write(Pieces::row(r), Pieces::eight(), sums);
+        }
+        __syncwarp();  // the sums are there for every lane
+    }
 
     const TilePlace place = schedule.place_of(tile);
     const Outputs outputs = outputs_of(arguments, place, policy.m, policy.n, column);
-    Patches<kColumns> patches(arguments.epilogue, outputs.col, patch, second);
+    Patches<kColumns> patches(arguments.epilogue, lane_index(), outputs.col, patch, second);
     patches.finish(outputs.row + row, outputs.end);
     const SumSlots slots = sum_slots(schedule, tile, place, policy.warps_m, policy.warps_n, warp / policy.warps_n,
                                      warp % policy.warps_n, patches_of_warp, i);

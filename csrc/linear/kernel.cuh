@@ -5,6 +5,7 @@
 #include "linear/epilogue.cuh"
 #include "linear/mainloop.cuh"
 #include "ptx/prefetch.cuh"
+#include "ptx/roles.cuh"
 
 namespace halfops::linear {
 
@@ -15,14 +16,14 @@ struct GemmArguments {
     float* partials;  // of each block two tiles, row by row, for pieces of tiles that have others
 };
 
-// One of a warp's rows of fragments into its patch.
+// One of a warp's rows of fragments into its patch, by every lane of it.
 template <class Config>
-__device__ __forceinline__ void write_patch(const Patch<warp_n(Config::kPolicy)>& patch,
+__device__ __forceinline__ void write_patch(const Patch<warp_n(Config::kPolicy)>& patch, int lane,
                                             const float (&sums)[2 * Config::kColumns][4]) {
     struct alignas(8) Two {
         float x, y;
     };
-    const int row = lane_index() / 4, column = lane_index() % 4 * 2;
+    const int row = lane / 4, column = lane % 4 * 2;
 #pragma unroll
     for (int j = 0; j < 2 * Config::kColumns; ++j) {
 #pragma unroll
@@ -35,11 +36,11 @@ __device__ __forceinline__ void write_patch(const Patch<warp_n(Config::kPolicy)>
 
 // A patch to a tile of partial sums, `pitch` floats a row.
 template <int kColumns>
-__device__ __forceinline__ void store_partial(const Patch<kColumns>& patch, float* tile, int pitch) {
+__device__ __forceinline__ void store_partial(const Patch<kColumns>& patch, int lane, float* tile, int pitch) {
     constexpr int kEights = kColumns / kEight;
-    const int eight = lane_index() % kEights;
+    const int eight = lane % kEights;
 #pragma unroll 1
-    for (int i = lane_index() / kEights; i < kPatchRows; i += kWarpSize / kEights) {
+    for (int i = lane / kEights; i < kPatchRows; i += kWarpSize / kEights) {
         float v[kEight];
         patch.read(i, eight, v);
         Eight<float> stored;
@@ -107,20 +108,20 @@ __device__ __forceinline__ void finish_piece(const GemmArguments& arguments, con
     const EpilogueArguments& e = arguments.epilogue;
     const Piece piece = work.piece;
     const TilePlace place = work.place;
-    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-    const int warp_row = Warp<Config>::warp_row(), warp_column = Warp<Config>::warp_column();
+    const int thread = ptx::thread_index_anew(), warp = thread / kWarpSize, lane = thread % kWarpSize;
+    const int warp_row = Warp<Config>::warp_row(warp), warp_column = Warp<Config>::warp_column(warp);
     float* floats = reinterpret_cast<float*>(shared) + warp * 2 * Patch<kColumns>::kFloats;
     const Patch<kColumns> patch{floats}, second{floats + Patch<kColumns>::kFloats};
     const bool whole = arguments.schedule.is_whole(piece);
     float* partial = arguments.partials + (2 * static_cast<int64_t>(blockIdx.x) + piece.slot) * p.m * p.n;
 
     const Outputs outputs = outputs_of(arguments, place, p.m, p.n, warp_column);
-    Patches<kColumns> patches(e, outputs.col, patch, second);
+    Patches<kColumns> patches(e, lane, outputs.col, patch, second);
 #pragma unroll 1
     for (int i = 0; i < Config::kRows; ++i) {
 #pragma unroll
         for (int r = 0; r < Config::kRows; ++r) {
-            if (r == i) write_patch<Config>(patch, sums.of[r]);
+            if (r == i) write_patch<Config>(patch, lane, sums.of[r]);
         }
         __syncwarp();
         const int row = warp_row + i * kPatchRows;
@@ -133,7 +134,7 @@ __device__ __forceinline__ void finish_piece(const GemmArguments& arguments, con
                 patches.leave_sums(slots.columns, slots.squares);
             }
         } else {
-            store_partial(patch, partial + static_cast<int64_t>(row) * p.n + warp_column, p.n);
+            store_partial(patch, lane, partial + static_cast<int64_t>(row) * p.n + warp_column, p.n);
         }
         __syncwarp();  // the patch has been read before the next one is written
     }

@@ -380,21 +380,18 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
     const Selection selection = choose(shape);
     if (selection.policy < 0) return {static_cast<int>(cudaErrorNotSupported), "no policy serves this device"};
     const Policy& policy = kPolicies[selection.policy];
-    Schedule& schedule = arguments.schedule;
-    schedule.tiles_m = ceil_div(shape.m, policy.m);
-    schedule.tiles_n = ceil_div(shape.n, policy.n);
-    schedule.batch = p.batch;
-    schedule.steps = steps_of(policy, shape);
-    schedule.blocks = selection.blocks;
-    if (larger(schedule.blocks, larger(schedule.tiles(), schedule.steps)) > kMost) {
+    const int64_t tiles_m = ceil_div(shape.m, policy.m), tiles_n = ceil_div(shape.n, policy.n);
+    const int64_t blocks = selection.blocks, steps = steps_of(policy, shape);
+    if (larger(blocks, larger(tiles_of(policy, shape), steps)) > kMost) {
         return {static_cast<int>(cudaErrorInvalidValue), "more than 2^31 tiles, or steps of one"};
     }
     const bool in_turn = policy.copy == Copy::bulk;
     const int64_t at_work =
-        in_turn ? clusters_of(policy, shape, schedule.blocks) : device.multiprocessors * resident_of(policy, shape);
-    schedule.group = best_group(schedule.tiles_m, schedule.tiles_n, at_work, policy.m, policy.n);
-    prepared->blocks = static_cast<unsigned>(in_turn ? at_work * policy.cluster : schedule.blocks);
-    arguments.epilogue.fine = schedule.is_split();
+        in_turn ? clusters_of(policy, shape, blocks) : device.multiprocessors * resident_of(policy, shape);
+    const int64_t group = best_group(tiles_m, tiles_n, at_work, policy.m, policy.n);
+    arguments.schedule = Schedule::make(tiles_m, tiles_n, p.batch, steps, blocks, group);
+    prepared->blocks = static_cast<unsigned>(in_turn ? at_work * policy.cluster : blocks);
+    arguments.epilogue.fine = arguments.schedule.is_split();
     prepared->pack_a = in_turn && pack_a;
     prepared->pack_b = in_turn && pack_b;
     prepared->layout = layout_of(p, policy, *prepared);
@@ -427,10 +424,13 @@ cudaError_t pack(Side& side, bool wanted, const int64_t* table, char* memory, co
 
 template <int kColumns>
 cudaError_t finish_pieces(const GemmArguments& arguments, const Policy& policy, cudaStream_t stream) {
-    const int64_t patches = arguments.schedule.tiles() * policy.m * policy.n / (kPatchRows * kColumns);
-    Grid grid{static_cast<unsigned>(ceil_div(patches, kFinishWarps)), kFinishThreads};
+    const int64_t tiles = arguments.schedule.tiles(), pieces = arguments.schedule.blocks / tiles;
+    const int64_t patches = tiles * policy.m * policy.n / (kPatchRows * kColumns);
+    // A warp has eight loads under way, or four pieces.
+    const int warps_each = pieces >= 16 ? 4 : pieces >= 8 ? 2 : 1;
+    Grid grid{static_cast<unsigned>(ceil_div(patches * warps_each, kFinishWarps)), kFinishThreads};
     grid.overlaps = policy.copy == Copy::bulk;  // then this is the code of sm_90a, which waits
-    return launch<finish_pieces_kernel<kColumns>>(grid, stream, arguments, policy);
+    return launch<finish_pieces_kernel<kColumns>>(grid, stream, arguments, policy, warps_each);
 }
 
 cudaError_t finish_column_sums(const float* partial, int64_t rows, int64_t cols, DType dtype, void* sums,

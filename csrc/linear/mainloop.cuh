@@ -117,14 +117,16 @@ class Feed {
 template <class Config>
 class Warp {
   public:
-    __device__ __forceinline__ Warp() : a_(warp_row()), b_(warp_column()) {}
+    __device__ __forceinline__ Warp()
+        : a_(warp_row(static_cast<int>(threadIdx.x) / kWarpSize)),
+          b_(warp_column(static_cast<int>(threadIdx.x) / kWarpSize)) {}
 
-    // The warp's place in the tile.
-    __device__ __forceinline__ static int warp_row() {
-        return static_cast<int>(threadIdx.x) / kWarpSize / Config::kPolicy.warps_n * warp_m(Config::kPolicy);
+    // A warp's place in the tile.
+    __device__ __forceinline__ static int warp_row(int warp) {
+        return warp / Config::kPolicy.warps_n * warp_m(Config::kPolicy);
     }
-    __device__ __forceinline__ static int warp_column() {
-        return static_cast<int>(threadIdx.x) / kWarpSize % Config::kPolicy.warps_n * warp_n(Config::kPolicy);
+    __device__ __forceinline__ static int warp_column(int warp) {
+        return warp % Config::kPolicy.warps_n * warp_n(Config::kPolicy);
     }
 
     // The first fragments of a piece.

@@ -23,18 +23,26 @@ struct TilePlace {
     int64_t m, n, batch;  // in tiles
 };
 
-// There are fewer than 2^31 tiles, and steps of a tile, but perhaps more steps in all.
+// There are fewer than 2^31 tiles, and steps of a tile, but perhaps more steps in all. A division takes a kernel some
+// hundred clocks, before its first copy starts: what is the same for all blocks is divided here, by `make`, and where
+// shares are equal, as they are unless tiles are neither whole nor evenly split, none is left but those for a place.
 struct Schedule {
     int64_t tiles_m, tiles_n, batch;
     int64_t steps;  // of a tile
     int64_t blocks;
     int64_t group;  // rows of tiles that are walked through column by column, so that blocks at work share operands
+    int64_t share, rest;  // steps of a block, rounded down, and what that leaves
+
+    static constexpr Schedule make(int64_t tiles_m, int64_t tiles_n, int64_t batch, int64_t steps, int64_t blocks,
+                                   int64_t group) {
+        const int64_t total = tiles_m * tiles_n * batch * steps;
+        return {tiles_m, tiles_n, batch, steps, blocks, group, total / blocks, total % blocks};
+    }
 
     HALFOPS_HD int64_t tiles() const { return tiles_m * tiles_n * batch; }
     HALFOPS_HD int64_t share_begin(int64_t block) const {
         // In two parts, because block * tiles * steps may not fit.
-        const int64_t total = tiles() * steps, whole = total / blocks, rest = total % blocks;
-        return block * whole + block * rest / blocks;
+        return block * share + (rest == 0 ? 0 : block * rest / blocks);
     }
     // The block whose share holds a step: the last that does not begin behind it. A double says which, or its
     // neighbour.
@@ -47,20 +55,32 @@ struct Schedule {
     }
     // The piece that begins at a step of a block's share.
     HALFOPS_HD Piece piece_at(int64_t block, int64_t step) const {
-        const int64_t tile = step / steps, first = step - tile * steps;
+        const int64_t tile = is_split() ? step / steps : block, first = step - tile * steps;
         const int64_t last = smaller(steps, share_begin(block + 1) - tile * steps);
         return {static_cast<int32_t>(tile), static_cast<int32_t>(first), static_cast<int32_t>(last),
                 step == share_begin(block) ? 0 : 1};
     }
     HALFOPS_HD bool is_whole(const Piece& piece) const { return piece.first == 0 && piece.last == steps; }
     HALFOPS_HD bool is_split() const { return blocks != tiles(); }
+    // The blocks that have pieces of a tile, first and last.
+    HALFOPS_HD int64_t first_of(int64_t tile) const { return block_of(tile * steps); }
+    HALFOPS_HD int64_t last_of(int64_t tile) const { return block_of(tile * steps + steps - 1); }
+    // Its slot for the piece of a tile: only the first of the tile's blocks can have had another tile before.
+    HALFOPS_HD int slot_of(int64_t tile, int64_t block) const { return share_begin(block) >= tile * steps ? 0 : 1; }
 
     HALFOPS_HD TilePlace place_of(int64_t tile) const {
-        const int64_t in_batch = tiles_m * tiles_n, batch_index = tile / in_batch;
+        const int64_t in_batch = tiles_m * tiles_n, batch_index = batch == 1 ? 0 : divided(tile, in_batch);
         tile -= batch_index * in_batch;
-        const int64_t g = tile / (group * tiles_n), within = tile - g * group * tiles_n;
-        const int64_t rows = smaller(group, tiles_m - g * group);
-        return {g * group + within % rows, within / rows, batch_index};
+        const int64_t of_group = group * tiles_n, g = of_group > tile ? 0 : divided(tile, of_group);
+        const int64_t within = tile - g * of_group, rows = smaller(group, tiles_m - g * group);
+        const int64_t column = divided(within, rows);
+        return {g * group + within - column * rows, column, batch_index};
+    }
+
+  private:
+    // Of numbers of tiles: a division of 32 bits takes a third of the time.
+    static HALFOPS_HD int64_t divided(int64_t a, int64_t b) {
+        return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
     }
 };
 

@@ -13,6 +13,36 @@ struct Sheet {
     bool vectors;  // every eight that is whole begins at a multiple of 16 bytes, its elements side by side
 };
 
+// Two neighbours as they lie in global memory, from an even column of a sheet with `vectors` on: in one access.
+template <class T>
+struct alignas(2 * sizeof(T)) Two {
+    static constexpr int kWords = static_cast<int>(sizeof(T)) / 2;
+    uint32_t word[kWords];
+
+    __device__ __forceinline__ static Two load(const T* at) {
+        return *in_global_memory(reinterpret_cast<const Two*>(at));
+    }
+    __device__ __forceinline__ void store(T* at) const { *in_global_memory(reinterpret_cast<Two*>(at)) = *this; }
+
+    // x and y rounded; they become what is stored.
+    __device__ __forceinline__ static Two rounded(float& x, float& y) {
+        if constexpr (kWords == 1) {
+            const Two two{pair_from_f32<T>(x, y)};
+            x = two.first();
+            y = two.second();
+            return two;
+        } else {
+            return {bits_of(x), bits_of(y)};
+        }
+    }
+    __device__ __forceinline__ float first() const {
+        return to_f32(element_of<T>(kWords == 1 ? word[0] & 0xffffu : word[0]));
+    }
+    __device__ __forceinline__ float second() const {
+        return to_f32(element_of<T>(kWords == 1 ? word[0] >> 16 : word[kWords - 1]));
+    }
+};
+
 template <class S>
 __device__ __forceinline__ void load_as(const Sheet& sheet, int64_t row, int64_t col, int count, float (&v)[kEight]) {
     const S* at = static_cast<const S*>(sheet.data) + row * sheet.row_stride + col * sheet.col_stride;
@@ -43,10 +73,10 @@ __device__ __forceinline__ void store_as(const Sheet& sheet, int64_t row, int64_
     S* at = static_cast<S*>(sheet.data) + row * sheet.row_stride + col;
     Eight<S> eight;
 #pragma unroll
-    for (int j = 0; j < kEight; ++j) {
-        const S stored = from_f32<S>(v[j]);
-        v[j] = to_f32(stored);
-        eight.set_bits(j, bits_of_element(stored));
+    for (int j = 0; j < kEight; j += 2) {
+        const Two<S> two = Two<S>::rounded(v[j], v[j + 1]);
+#pragma unroll
+        for (int w = 0; w < Two<S>::kWords; ++w) eight.set_word(j * Two<S>::kWords / 2 + w, two.word[w]);
     }
     if (sheet.vectors && count == kEight) {
         eight.store(at);
@@ -73,38 +103,13 @@ __device__ __forceinline__ void store_eight(const Sheet& sheet, int64_t row, int
 template <int kCount>
 __device__ __forceinline__ void round_all(DType dtype, float (&v)[kCount]) {
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
+    for (int j = 0; j < kCount; j += 2) {
         if (dtype == DType::f16) {
-            v[j] = to_f32(from_f32<f16>(v[j]));
+            Two<f16>::rounded(v[j], v[j + 1]);
         } else if (dtype == DType::bf16) {
-            v[j] = to_f32(from_f32<bf16>(v[j]));
+            Two<bf16>::rounded(v[j], v[j + 1]);
         }
     }
 }
-
-// Two neighbours as they lie in global memory, from an even column of a sheet with `vectors` on: in one access.
-template <class T>
-struct alignas(2 * sizeof(T)) Two {
-    static constexpr int kWords = static_cast<int>(sizeof(T)) / 2;
-    uint32_t word[kWords];
-
-    __device__ __forceinline__ static Two load(const T* at) {
-        return *in_global_memory(reinterpret_cast<const Two*>(at));
-    }
-    __device__ __forceinline__ void store(T* at) const { *in_global_memory(reinterpret_cast<Two*>(at)) = *this; }
-
-    __device__ __forceinline__ static Two of(T x, T y) {
-        if constexpr (kWords == 1)
-            return {bits_of_element(x) | bits_of_element(y) << 16};
-        else
-            return {bits_of_element(x), bits_of_element(y)};
-    }
-    __device__ __forceinline__ float first() const {
-        return to_f32(element_of<T>(kWords == 1 ? word[0] & 0xffffu : word[0]));
-    }
-    __device__ __forceinline__ float second() const {
-        return to_f32(element_of<T>(kWords == 1 ? word[0] >> 16 : word[kWords - 1]));
-    }
-};
 
 }  // namespace halfops::linear

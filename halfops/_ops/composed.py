@@ -1,4 +1,4 @@
-"""The linear room's ops written with torch's own: for float64, and for devices that have no kernel of ours.
+"""The linear room in torch's own ops: for float64, where there is no kernel of ours, and for backend="torch".
 
 Same signatures and meaning as the ops in csrc/binding/library.cpp. `_ops/linear.py` runs them under the same autograd
 formulas as the kernels, so that gradcheck in float64 examines those formulas. Derivatives are written out here (and
@@ -61,9 +61,8 @@ def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, save_preact: bool
 ) -> tuple[Tensor, Tensor]:
     z = F.linear(x, weight, bias)
-    y = _act(_wide(z), activation)
-    if residual is not None:
-        y = y + residual
+    # torch's activations compute in float32 and round once; what is added to one must come before that.
+    y = _act(z, activation) if residual is None else _act(_wide(z), activation) + residual
     # An op returns fresh tensors: without activation and residual y would be z itself.
     return y.to(x.dtype), z.clone() if save_preact else z.new_empty(0)
 
@@ -93,11 +92,11 @@ def _stats(grad: Tensor, wanted: bool) -> Tensor:
 def linear_wgrad(
     grad_output: Tensor, x: Tensor, accumulate: Tensor | None, want_weight: bool, want_bias: bool, want_stats: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dz = _rows(grad_output)
-    grad_weight = dz.mT @ _rows(x) if want_weight else dz.new_empty(0)
-    if accumulate is not None:
-        summed = _wide(grad_weight) + accumulate if want_weight else grad_weight
-        grad_weight = summed.to(accumulate.dtype)
+    dz, dtype = _rows(grad_output), x.dtype if accumulate is None else accumulate.dtype
+    if want_weight:
+        grad_weight = matmul(dz.mT, _rows(x), accumulate, 1.0, 0.0 if accumulate is None else 1.0, dtype)
+    else:
+        grad_weight = dz.new_empty(0, dtype=dtype)
     return grad_weight, _column_sums(dz, want_bias), _stats(grad_weight, want_stats)
 
 
@@ -150,7 +149,26 @@ def gated_activation_backward(grad_output: Tensor, gate: Tensor, up: Tensor, act
 
 
 def matmul(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float, out_dtype: torch.dtype | None) -> Tensor:
-    product = alpha * _wide(torch.matmul(a, b))
-    if c is not None and beta != 0:
-        product = product + beta * _wide(c)
-    return product.to(out_dtype or a.dtype)
+    dtype = out_dtype or a.dtype
+    if beta == 0:
+        c = None
+    if c is None and alpha == 1 and dtype == a.dtype:
+        return torch.matmul(a, b)
+    # addmm and baddbmm scale and add before they round, but take one dtype only.
+    if dtype != a.dtype or (c is not None and c.dtype != dtype):
+        wide = torch.promote_types(a.dtype, torch.float32)
+        a, b, c = a.to(wide), b.to(wide), None if c is None else c.to(wide)
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*batch, a.shape[-2], b.shape[-1])
+    beta, added = (0.0, a.new_empty(())) if c is None else (beta, c)
+    if b.dim() == 2:
+        rows = _rows(a)
+        start = added if c is None else added.reshape(rows.shape[0], b.shape[1])
+        product = torch.addmm(start, rows, b, beta=beta, alpha=alpha)
+    else:
+        count = math.prod(batch)
+        left, right, start = (
+            t if t.dim() == 0 else t.expand(*batch, *t.shape[-2:]).reshape(count, *t.shape[-2:]) for t in (a, b, added)
+        )
+        product = torch.baddbmm(start, left, right, beta=beta, alpha=alpha)
+    return product.reshape(shape).to(dtype)

@@ -50,13 +50,17 @@ def wants_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def under_autocast(tensor: Tensor) -> bool:
+    return tensor.device.type in _DEVICES and torch.is_autocast_enabled(tensor.device.type)
+
+
 def calm(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast is for forward passes: a backward that runs inside of it keeps the dtypes of its own forward."""
 
     def run(ctx: Any, *grads: Tensor | None) -> Any:
-        device = next((g.device.type for g in grads if g is not None), "cpu")
-        if device in _DEVICES and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
+        grad = next((g for g in grads if g is not None), None)
+        if grad is not None and under_autocast(grad):
+            with torch.autocast(grad.device.type, enabled=False):
                 return backward(ctx, *grads)
         return backward(ctx, *grads)
 
@@ -85,13 +89,8 @@ def dispatched(
         if forward_ad._current_level >= 0:
             _refuse_tangents(name, args)
         if not _native(args[first], args[second], devices):
-            device = args[first].device.type
-            if device in _DEVICES and torch.is_autocast_enabled(device):
-                # By the op's own rule, not by those of the ops that it is composed of. Then there may be a kernel.
-                count = _CAST.get(name, 0)
-                cast = autocast_inputs(*args[:count])
-                with torch.autocast(device, enabled=False):
-                    return call(*cast, *args[count:])
+            if under_autocast(args[first]):
+                return cast_by_own_rule(name, call, args, args[first])  # then there may be a kernel
             return composition(*args)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return op(*args)
@@ -134,11 +133,20 @@ def vjp(function: Callable[..., Any], tensors: Sequence[Tensor], grads: Sequence
 
 def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors as a forward op sees them: in the active dtype where autocast is on, else unchanged."""
-    device = next((t.device.type for t in tensors if t is not None), "")
-    if device not in _DEVICES or not torch.is_autocast_enabled(device):
+    first = next((t for t in tensors if t is not None), None)
+    if first is None or not under_autocast(first):
         return tensors
+    device = first.device.type
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None else _cast(t, device, dtype) for t in tensors)
+
+
+def cast_by_own_rule(name: str, call: Callable[..., Any], args: Sequence[Any], like: Tensor) -> Any:
+    """call(*args) with what autocast casts of the op `name` cast, and nothing of what the call is composed of."""
+    count = _CAST.get(name, 0)
+    cast = autocast_inputs(*args[:count])
+    with torch.autocast(like.device.type, enabled=False):
+        return call(*cast, *args[count:])
 
 
 def _cast(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:

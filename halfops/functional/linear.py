@@ -21,9 +21,9 @@ which DistributedDataParallel and sharding reduce gradients included: reduce the
 or keep to the default. The kernel runs on the stream of the layer's forward pass and takes none of autograd's locks:
 use such a weight on one stream, and in one thread's backward pass at a time.
 
-backend="torch", where a function has it, composes torch's own ops instead: same formula, torch's roundings and
-autograd, nothing fused. It is a choice that is made by name, never one that these functions make for you; which kernel
-ran, halfops.explain says.
+backend="torch", where a function has it, composes torch's own ops instead: same formula, same refusals, torch's
+roundings and autograd, nothing fused, so that intermediate results are kept for backward, some in float32. It is a
+choice that is made by name, never one that these functions make for you; which kernel ran, halfops.explain says.
 
 Derivatives are taken backwards, to any order; forward-mode ones (torch.func.jvp) are refused.
 """
@@ -35,10 +35,23 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from halfops._ops import accumulation, pointwise
+from halfops._ops import accumulation, pointwise, torch_backend
 from halfops._ops import linear as _ops
 from halfops._ops.wiring import autocast_inputs, calm, wants_grad
-from halfops.functional import eager
+
+_ROOMS: dict[str, Any] = {"halfops": _ops, "torch": torch_backend}
+
+
+def check_backend(backend: str, fuse_wgrad_accumulation: bool = False) -> Any:
+    """The module whose calls are meant."""
+    if backend not in _ROOMS:
+        raise ValueError(f"backend: got {backend!r}, wanted one of {', '.join(_ROOMS)}")
+    if fuse_wgrad_accumulation and backend == "torch":
+        raise ValueError(
+            "fuse_wgrad_accumulation: got True with backend='torch', wanted False there, where torch's own autograd "
+            "accumulates; or backend='halfops'"
+        )
+    return _ROOMS[backend]
 
 
 def check_activation(activation: str, *, gated: bool = False) -> None:
@@ -73,9 +86,9 @@ def linear(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
-    if eager.is_torch(backend):
-        return eager.linear(input, weight, bias, residual, activation)
-    return _ops.linear(input, weight, bias, residual, activation, fuse_wgrad_accumulation)
+    room = check_backend(backend, fuse_wgrad_accumulation)
+    output: Tensor = room.linear(input, weight, bias, residual, activation, fuse_wgrad_accumulation)
+    return output
 
 
 def gated_linear(
@@ -99,9 +112,11 @@ def gated_linear(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
-    if eager.is_torch(backend):
-        return eager.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
-    return _ops.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation, fuse_wgrad_accumulation)
+    room = check_backend(backend, fuse_wgrad_accumulation)
+    output: Tensor = room.gated_linear(
+        input, gate_weight, up_weight, gate_bias, up_bias, activation, fuse_wgrad_accumulation
+    )
+    return output
 
 
 def matmul(
@@ -125,9 +140,8 @@ def matmul(
     """
     if c is None and beta != 0:
         raise ValueError(f"c: got None with beta = {beta}, wanted a tensor of the result's shape; or leave beta at 0")
-    if eager.is_torch(backend):
-        return eager.matmul(input, other, c, float(alpha), float(beta), out_dtype)
-    return _ops.matmul(input, other, c, float(alpha), float(beta), out_dtype)
+    output: Tensor = check_backend(backend).matmul(input, other, c, float(alpha), float(beta), out_dtype)
+    return output
 
 
 @overload
@@ -178,10 +192,8 @@ def linear_dgrad(
         raise ValueError(
             f"preact: got None with activation {activation!r}, wanted the pre-activation whose derivative is meant"
         )
-    if eager.is_torch(backend):
-        dx = eager.linear_dgrad(grad_output, weight, preact, activation)
-        return (dx, dx.flatten(0, -2).sum(0)) if bias else dx
-    grad_input, grad_bias = _ops.linear_dgrad_with_bias(grad_output, weight, preact, activation, want_bias=bias)
+    room = check_backend(backend)
+    grad_input, grad_bias = room.linear_dgrad_with_bias(grad_output, weight, preact, activation, want_bias=bias)
     return grad_input if grad_bias is None else (grad_input, grad_bias)
 
 
@@ -201,17 +213,12 @@ def linear_wgrad(
     Saved for backward: both inputs (without accumulate_into); differentiable. Not subject to autocast.
     Raises RuntimeError for shapes, dtypes or devices that do not fit.
     """
-    if eager.is_torch(backend):
-        dw = eager.linear_wgrad(grad_output, input)
-        if accumulate_into is not None:
-            dw = accumulate_into.detach().add_(dw)
-        return dw, grad_output.flatten(0, -2).sum(0) if bias else None
+    room = check_backend(backend)
     if accumulate_into is None:
-        grad_weight, grad_bias, _ = _ops.linear_wgrad(grad_output, input, want_bias=bias)
-        assert grad_weight is not None
+        grad_weight, grad_bias, _ = room.linear_wgrad(grad_output, input, want_bias=bias)
         return grad_weight, grad_bias
-    _ops.linear_wgrad_(accumulate_into, grad_output, input)
-    grad_bias = _ops.linear_wgrad(grad_output, input, want_weight=False, want_bias=True)[1] if bias else None
+    room.linear_wgrad_(accumulate_into, grad_output, input)
+    grad_bias = room.linear_wgrad(grad_output, input, want_weight=False, want_bias=True)[1] if bias else None
     return accumulate_into, grad_bias
 
 
@@ -284,14 +291,13 @@ def mlp(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation)
-    if eager.is_torch(backend):
-        hidden = eager.linear(input, fc1_weight, fc1_bias, None, activation)
-        return eager.linear(hidden, fc2_weight, fc2_bias, residual, "none")
+    room = check_backend(backend, fuse_wgrad_accumulation)
     tensors = autocast_inputs(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias, residual)
-    if wants_grad(*tensors):
+    if room is _ops and wants_grad(*tensors):
         return _apply(_MLP, *tensors, activation, fuse_wgrad_accumulation)
     x, w1, b1, w2, b2, residual = tensors
-    return _ops.linear(_ops.linear(x, w1, b1, None, activation), w2, b2, residual)
+    output: Tensor = room.linear(room.linear(x, w1, b1, None, activation), w2, b2, residual)
+    return output
 
 
 class _GatedMLP(torch.autograd.Function):
@@ -364,11 +370,10 @@ def gated_mlp(
     Raises ValueError for an unknown activation, RuntimeError for shapes, dtypes or devices that do not fit.
     """
     check_activation(activation, gated=True)
-    if eager.is_torch(backend):
-        hidden = eager.gated_linear(input, gate_weight, up_weight, gate_bias, up_bias, activation)
-        return eager.linear(hidden, down_weight, down_bias, residual, "none")
+    room = check_backend(backend, fuse_wgrad_accumulation)
     tensors = autocast_inputs(input, gate_weight, up_weight, down_weight, gate_bias, up_bias, down_bias, residual)
-    if wants_grad(*tensors):
+    if room is _ops and wants_grad(*tensors):
         return _apply(_GatedMLP, *tensors, activation, fuse_wgrad_accumulation)
     x, wg, wu, wd, bg, bu, bd, residual = tensors
-    return _ops.linear(_ops.gated_linear(x, wg, wu, bg, bu, activation), wd, bd, residual)
+    output: Tensor = room.linear(room.gated_linear(x, wg, wu, bg, bu, activation), wd, bd, residual)
+    return output

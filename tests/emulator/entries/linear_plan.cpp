@@ -32,7 +32,7 @@ using namespace halfops::linear;
 
 Schedule schedule_of(const Arguments& arguments) {
     const auto* s = arguments["schedule"].as<int64_t>();
-    return {s[0], s[1], s[2], s[3], s[4], s[5]};
+    return Schedule::make(s[0], s[1], s[2], s[3], s[4], s[5]);
 }
 
 // f(index, row of results) for each of the indices, with `kWidth` results each.
