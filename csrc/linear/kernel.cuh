@@ -5,7 +5,6 @@
 #include "linear/epilogue.cuh"
 #include "linear/mainloop.cuh"
 #include "ptx/prefetch.cuh"
-#include "ptx/roles.cuh"
 
 namespace halfops::linear {
 

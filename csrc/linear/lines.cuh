@@ -20,8 +20,8 @@ class Lines {
     static constexpr int kExtent = kMajor == Major::k ? Tile::kLines : Tile::kChunks * kChunkElements;
     static_assert(kThreads % Tile::kChunks == 0 && kStride > 0, "whole lines at a time");
 
-    __device__ __forceinline__ Lines()
-        : line_(static_cast<int>(threadIdx.x) / Tile::kChunks), chunk_(static_cast<int>(threadIdx.x) % Tile::kChunks) {}
+    __device__ __forceinline__ explicit Lines(int thread)
+        : line_(thread / Tile::kChunks), chunk_(thread % Tile::kChunks) {}
 
     // Begins at element `k` of K of one product's operand (or of two, whose columns alternate eight by eight), at row
     // `first` of M or N, of which there are `extent`.

@@ -7,6 +7,7 @@
 #include "linear/fragments.cuh"
 #include "linear/schedule.h"
 #include "ptx/mma.cuh"
+#include "ptx/roles.cuh"
 
 namespace halfops::linear {
 
@@ -51,8 +52,8 @@ class Feed {
     typename Config::LinesA a;
     typename Config::LinesB b;
 
-    __device__ __forceinline__ Feed(const Operands& operands, const Work& work)
-        : operands_(operands), place_(work.place), product_(0) {
+    __device__ __forceinline__ Feed(const Operands& operands, const Work& work, int thread)
+        : a(thread), b(thread), operands_(operands), place_(work.place), product_(0) {
         const int first = work.piece.first, steps = stages();
         product_ = operands.products == 2 && first >= steps ? 1 : 0;
         begin(product_ == 0 ? first : first - steps);
@@ -181,7 +182,7 @@ template <class Config>
 __device__ __forceinline__ void run_async(const Operands& operands, const Work& work, char* shared,
                                           Accumulators<Config>& sums) {
     constexpr int kStages = Config::kPolicy.stages;
-    Feed<Config> feed(operands, work);
+    Feed<Config> feed(operands, work, ptx::thread_index_anew());
     const int steps = work.piece.last - work.piece.first;
     const auto issue = [&](int step, int stage) {
         if (step < steps) {
@@ -226,7 +227,7 @@ template <class Config>
 __device__ __forceinline__ void run_staged(const Operands& operands, const Work& work, char* shared,
                                            Accumulators<Config>& sums) {
     static_assert(Config::kPolicy.stages == 2, "one is read while the other is written");
-    Feed<Config> feed(operands, work);
+    Feed<Config> feed(operands, work, ptx::thread_index_anew());
     StagedCopy<typename Config::T, typename Config::LinesA> a;
     StagedCopy<typename Config::T, typename Config::LinesB> b;
     const int steps = work.piece.last - work.piece.first;

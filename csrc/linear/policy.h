@@ -142,6 +142,26 @@ constexpr double shared_clocks(const Policy& p) {
     return matrices * 512 / 128 + (p.m + p.n) * p.k * 2.0 / 128;
 }
 
+// Clocks that memory takes, 18 bytes each a multiprocessor (4.2 TB/s of an H200). Tiles at work read the same lines at
+// about the same time, and all but the first find them in L2: operands come from memory once. Not so where shares begin
+// anywhere in K: then every tile reads its own, unless L2 keeps all of the operands. An H200's times are those of these
+// bytes (docs/kernels.md).
+inline constexpr double kFromMemory = 18;
+constexpr double memory_clocks(const Policy& p, const Shape& s, int64_t shares) {
+    constexpr double kKept = 32e6;
+    const int64_t tiles = tiles_of(p, s);
+    const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
+                        static_cast<double>(s.products) * static_cast<double>(s.batch) * 2.0;
+    const double each = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) * (p.m + p.n) * p.k * 2.0;
+    return (shares % tiles == 0 || once < kKept ? once : each) / (kFromMemory * s.multiprocessors);
+}
+// Partial sums are written and read again, by a second kernel.
+constexpr double sums_clocks(const Policy& p, const Shape& s, int64_t shares) {
+    constexpr double kLaunch = 6000;
+    if (shares == tiles_of(p, s)) return 0;
+    return kLaunch + static_cast<double>(shares) * p.m * p.n * 8.0 / (kFromMemory * s.multiprocessors);
+}
+
 // The same for a bulk row: its clusters walk through the shares, as many at a time as the device holds. For each 16 of
 // K wgmma reads 64 rows of A and all columns of B, so a stage takes 2048 pairs of numbers a clock of the tensor cores,
 // or 128 bytes a clock of shared memory, which gives those and takes the copies, or its bytes' way from L2, where B's
@@ -159,20 +179,16 @@ constexpr double bulk_step_clocks(const Policy& p) {
     return less * (shared > tensor ? (shared > from_l2 ? shared : from_l2) : (tensor > from_l2 ? tensor : from_l2));
 }
 constexpr double bulk_clocks_of(const Policy& p, const Shape& s, int64_t shares) {
-    constexpr double kLaunch = 6000, kPack = 4000, kSums = 8, kEnd = 2400.0 / (128 * 256);
-    constexpr double kFromMemory = 18;
+    constexpr double kPack = 4000, kEnd = 2400.0 / (128 * 256);
     const double first = p.cluster > 1 ? 4000 : 2500;  // a cluster's blocks begin together
     const int64_t tiles = tiles_of(p, s);
     const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(shares);
     const double end = kEnd * block_m(p) * p.n;
     const double rounds = static_cast<double>(ceil_div(shares, clusters_of(p, s, shares)));
     double clocks = first + rounds * steps * bulk_step_clocks(p) + end * (p.alternate ? 1.0 : rounds);
-    const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
-                        static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
-    if (clocks < once + first + end) clocks = once + first + end + clocks / 1024;
-    if (shares != tiles) {
-        clocks += kLaunch + static_cast<double>(shares) * p.m * p.n * 12.0 / (kSums * s.multiprocessors);
-    }
+    const double memory = memory_clocks(p, s, shares);
+    if (clocks < memory + first + end) clocks = memory + first + end + clocks / 1024;
+    clocks += sums_clocks(p, s, shares);
     if (s.packed_bytes > 0) {
         clocks += kPack + 2.0 * static_cast<double>(s.packed_bytes) / (kFromMemory * s.multiprocessors);
     }
@@ -181,14 +197,15 @@ constexpr double bulk_clocks_of(const Policy& p, const Shape& s, int64_t shares)
 
 // Clocks that the rows' blocks would take, the basis of the choice. A stage takes what its slowest resource does,
 // tensor pipes, shared memory or the way from L2, and a tenth of what the others do, for they get in each other's way;
-// through registers, one stage ahead, kStaged of that speed is reached. A block's first loads take kFirst, and its
-// outputs their way to memory, which another block on the multiprocessor can hide; partial sums cost a second launch
-// and their way through memory. Blocks that walk through several tiles drift apart in K and share less of L2, which
-// kDrift stands for. All of it is counted or guessed, nothing is measured yet.
+// through registers, one stage ahead, kStaged of that speed is reached. No stage comes sooner than kLatency after it
+// was asked for, one stage ahead less than there are: what a lone block of few bytes waits for (64x64x64 on an H200,
+// 128 x 4096 x 4096). A block's first loads take kFirst, and its outputs their way to memory, which another block on
+// the multiprocessor can hide; kBegin is what an H200 takes longer for a launch of these rows than of those for Hopper;
+// partial sums cost a second launch and their way through memory.
 constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     if (p.copy == Copy::bulk) return bulk_clocks_of(p, s, blocks);
-    constexpr double kFirst = 1500, kLaunch = 6000, kDrift = 1.08;
-    constexpr double kFromL2 = 40, kFromMemory = 18, kSums = 20;  // bytes a clock and multiprocessor
+    constexpr double kBegin = 4000, kFirst = 1500, kLatency = 2000;
+    constexpr double kFromL2 = 40;  // bytes a clock and multiprocessor
     constexpr double kInTheWay = 0.1, kStaged = 0.55;
     const int64_t tiles = tiles_of(p, s);
     const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(blocks);
@@ -198,22 +215,18 @@ constexpr double clocks_of(const Policy& p, const Shape& s, int64_t blocks) {
     if (step < shared_clocks(p)) step = shared_clocks(p);
     step += kInTheWay * (tensor_clocks(p) + shared_clocks(p) + from_l2 - step);
     if (p.copy == Copy::staged) step /= kStaged;
-    if (blocks < tiles) step *= kDrift;
     const int64_t slots = s.multiprocessors * resident_of(p, s);
     const double fixed = kFirst + p.m * p.n * 2.0 / kFromMemory / static_cast<double>(resident_of(p, s));
     const int64_t waves = ceil_div(blocks, slots);
     // Blocks that share a multiprocessor share its pipes; in a last wave that is not full each has more of them.
     const int64_t sharing = blocks >= slots ? resident_of(p, s) : ceil_div(blocks, s.multiprocessors);
-    double clocks = static_cast<double>(waves) * (steps * step * static_cast<double>(sharing) + fixed);
-    // No faster than the operands come from memory once; of rows that all wait for it, the one with the least to do.
-    const double once = (static_cast<double>(s.m) + static_cast<double>(s.n)) * static_cast<double>(s.k) *
-                        static_cast<double>(s.batch) * 2.0 / (kFromMemory * s.multiprocessors);
-    if (clocks < once + fixed) clocks = once + fixed + clocks / 1024;
-    if (blocks != tiles) {
-        const double sums = static_cast<double>(blocks) * p.m * p.n * 4.0 * 2.0;
-        clocks += kLaunch + sums / (kSums * s.multiprocessors);
-    }
-    return clocks;
+    step *= static_cast<double>(sharing);
+    if (step < kLatency / (p.stages - 1)) step = kLatency / (p.stages - 1);
+    double clocks = static_cast<double>(waves) * (steps * step + fixed);
+    // Of rows that all wait for memory, the one with the least to do.
+    const double memory = memory_clocks(p, s, blocks);
+    if (clocks < memory + fixed) clocks = memory + fixed + clocks / 1024;
+    return kBegin + clocks + sums_clocks(p, s, blocks);
 }
 
 // The row and the number of blocks with the fewest clocks. Every block has the same share of all tiles' steps: one tile

@@ -295,6 +295,13 @@ def pieces_case() -> Case:
     return gemm_case(GEMM_ASYNC, Problem(a, b, out_dtype=torch.float32, row="64x64x64", blocks=7), out=out)
 
 
+def many_pieces_case() -> Case:
+    """A tile of eighteen steps in as many pieces, which four warps add up."""
+    a, b = whole_numbers(30, 18 * 64, seed=9), padded(whole_numbers(18 * 64, 41, seed=10), 48)
+    out = (a.double() @ b.double()).half()
+    return gemm_case(GEMM_ASYNC, Problem(a, b, row="64x64x64", blocks=18), out=out)
+
+
 def gated_gradient_case() -> Case:
     """The gradients of relu(gate) * up, which need both of a warp's patches."""
     grad, weight = whole_numbers(63, 72, seed=5), padded(whole_numbers(72, 71, seed=6), 72)
@@ -350,6 +357,7 @@ CASES = {
     "gated": gated_case(size=1003, offset=1),
     "gemm": whole_tiles_case(),
     "gemm in pieces": pieces_case(),
+    "gemm in many pieces": many_pieces_case(),
     "gemm, gradients": gated_gradient_case(),
     "gemm, two weights": two_weights_case(GEMM_ASYNC, "64x64x64", k=72, blocks=6),
     "gemm, staged": two_weights_case(GEMM_STAGED, "64x64x32 staged", k=51),

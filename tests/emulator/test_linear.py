@@ -105,6 +105,17 @@ def test_more_pieces_than_tiles(row):
         assert result.blocks == min(blocks, steps)
 
 
+@pytest.mark.parametrize("row", ["64x64x64", "128x128x32", "64x128x64 turns"])
+def test_many_pieces_of_a_tile(row):
+    """So many that two or four warps share them, not always evenly, and blocks with pieces of two tiles among them."""
+    a, b = aligned(70, 67, 29 * 64, "nt")
+    for i, pieces in enumerate((8, 11, 16, 23)):
+        blocks = pieces * (4 if row == "64x64x64" else 2 if "turns" in row else 1) + i % 2
+        result = Problem(a, b, row=row, blocks=blocks, wants=("column_sums",)).run(MODES[i])
+        assert_same(result["out"], exact(a, b))
+        assert_same(result["column_sums"], exact(a, b).double().sum(0).half())
+
+
 def test_pieces_do_not_depend_on_the_order_of_blocks():
     a, b = normal(100, 300, seed=1), laid(normal(300, 70, seed=2), "t")
     results = [Problem(a, b, row="64x64x64", blocks=7, wants=("stats", "column_sums")).run(mode) for mode in MODES]

@@ -253,16 +253,29 @@ def test_hopper_gets_its_own_rows():
     assert choice("Hopper", 8192, 8192, 8192).row == "256x256x64 bulk"
     assert choice("Hopper", 2048, 2048, 2048).row == "128x256x64 bulk"
     assert choice("Hopper", 1024, 1024, 1024).row == "64x128x64 turns"
-    # A copy to aligned lines is worth it where the product reads them often.
+    # A copy to aligned lines is worth it, even for few rows: 62 us instead of 238 for a wgrad of 10 x 512 x 65536.
     assert choice("Hopper", 4096, 4096, 1024, aligned=False).row in BULK
-    assert choice("Hopper", 16, 4096, 4096, aligned=False).row not in BULK
+    assert choice("Hopper", 10, 512, 65536, majors=(ALONG_MN, ALONG_MN), aligned=False).row in BULK
 
 
-@pytest.mark.parametrize("device", ["A100", "H200", "Hopper"])
+# What an H200 took stream-K for, until its bytes were counted (docs/kernels.md).
+@pytest.mark.parametrize("m_n_k", [(1024, 1024, 32768), (768, 768, 65536), (3072, 768, 8192), (4096, 4096, 32000)])
+def test_tiles_are_split_evenly_where_operands_do_not_stay_in_l2(m_n_k):
+    chosen = choice("Hopper", *m_n_k, majors=(ALONG_MN, ALONG_MN))
+    assert chosen.blocks % chosen.tiles == 0
+
+
+@pytest.mark.parametrize("device", ["A100", "H200"])
 def test_few_rows_get_the_tile_for_few_rows(device):
     for m, n in itertools.product((1, 2, 8, 15, 16), (4096, 11008)):
         assert choice(device, m, n, 4096).row == "16x128x64"
     assert choice(device, 17, 4096, 4096).row == "32x128x64"
+
+
+def test_few_rows_on_hopper_get_the_most_bytes_in_flight():
+    """64 rows took an H200 31 us there, 16 rows as 16x128x64 33 us: both wait for the weight (11008 x 4096)."""
+    for m, n in itertools.product((1, 16, 17, 64), (4096, 11008)):
+        assert choice("Hopper", m, n, 4096).row == "64x128x64 turns"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -270,7 +283,7 @@ def test_long_sums_are_shared_by_blocks(device):
     """Four tiles or fewer on a whole device: by most of its multiprocessors, several steps each."""
     for majors in itertools.product((ALONG_K, ALONG_MN), repeat=2):
         chosen = choice(device, 256, 256, 65536, majors=majors)
-        assert chosen.blocks >= 0.75 * DEVICES[device][0]
+        assert chosen.blocks >= 2 / 3 * DEVICES[device][0]
         assert chosen.tiles * chosen.steps >= 8 * chosen.blocks
 
 
