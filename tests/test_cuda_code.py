@@ -49,7 +49,7 @@ def test_ptx_has_only_what_rounds_once_to_nearest(source, arch):
     bodies = ptx.kernels(units.unit(source, arch).ptx)
     checked = [kernel for kernel, _ in kernels.kernels(source, arch)]
     assert checked
-    wrong = {k.name: ptx.wrong_operations(bodies[k.mangled], fused_doubles=k.double_sums) for k in checked}
+    wrong = {k.name: ptx.wrong_operations(bodies[k.mangled], k.double_sums, k.approximates) for k in checked}
     assert {name: operations for name, operations in wrong.items() if operations} == {}
 
 
@@ -57,17 +57,20 @@ def wrong_opcodes(function: sass.Function, kernel: kernels.Kernel) -> set[str]:
     """Local memory, conversions and approximations that the source has no use for.
 
     Square root and division begin with an approximation, try both directions, and end exactly rounded: the PTX says
-    which they are. Sums convert to double and back, fp16 is rounded by the instruction for it.
+    which they are. Activations approximate as their source says. Sums convert to double and back, 16-bit formats are rounded by
+    the instruction for them.
     """
     allowed = r"HFMA2\.MMA$"  # ptxas loads constants with it
     if kernel.roots:
         allowed += r"|MUFU\.(RCP|RSQ)$|(FADD|FMUL|FFMA|FSETP\.\w+)\.FTZ(\.AND)?$|FFMA\.R[MPZ]$"
+    if kernel.approximates:
+        allowed += r"|MUFU\.(EX2|RCP)$"
     if kernel.double_sums:
         allowed += r"|F2F\.(F64\.F32|F32\.F64)$"
     if re.search(r"\bf16\b|unscale_", kernel.name):
-        allowed += r"|F2FP(\.F16\.F32)?\.PACK_AB$"
-    if re.search(r"Relu: f16", kernel.name):
-        allowed += r"|F2FP\.RELU(\.F16\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
+        allowed += r"|F2FP(\.B?F16\.F32)?\.PACK_AB$"
+    if re.search(r"Relu: b?f16", kernel.name):
+        allowed += r"|F2FP\.RELU(\.B?F16\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
     if kernel.name.startswith("column_sums"):  # a share's number is divided into row block and strip
         allowed += r"|MUFU\.RCP$|I2F\.U(32|64)\.RP$|F2I\.FTZ\.U32\.TRUNC\.NTZ$"
     suspects = {i.opcode for i in function.code if re.match(r"LDL|STL|MUFU|F2F|HFMA|.*\.(FTZ|RZ|RM|RP)\b", i.opcode)}
@@ -169,6 +172,7 @@ def test_a_warning_is_an_error(planted, tmp_path):
 
 def test_fused_and_approximate_operations_are_found(planted):
     body = named(ptx.kernels(planted.ptx), "fused_and_approximate")
+    assert ptx.wrong_operations(body, fused_doubles=True, approximates=True) == {"div.approx.f32"}
     assert ptx.wrong_operations(body, fused_doubles=True) == {"fma.rn.f32", "div.approx.f32"}
 
 

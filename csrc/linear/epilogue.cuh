@@ -27,25 +27,11 @@ struct EpilogueArguments {
     bool fine;
 };
 
-// f(j) for the first kAtOnce of the elements, until each has been there: the arrays turn in between. Activations are
-// long, and all elements side by side take registers that the accumulators of the rows to come are in.
-template <int kAtOnce, int kCount, class F, class... Arrays>
-__device__ __forceinline__ void by_turns(const F& f, Arrays (&... arrays)[kCount]) {
-    const auto turn = [](float (&v)[kCount]) {
-        float first[kAtOnce];
+// f(j) for every element.
+template <int kCount, class F>
+__device__ __forceinline__ void each(const F& f) {
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) first[j] = v[j];
-#pragma unroll
-        for (int j = 0; j + kAtOnce < kCount; ++j) v[j] = v[j + kAtOnce];
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) v[kCount - kAtOnce + j] = first[j];
-    };
-#pragma unroll 1
-    for (int i = 0; i < kCount / kAtOnce; ++i) {
-#pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) f(j);
-        (turn(arrays), ...);
-    }
+    for (int j = 0; j < kCount; ++j) f(j);
 }
 
 // Which of an epilogue's outputs a sheet is.
@@ -55,7 +41,6 @@ inline constexpr int kOutputs = 4;
 // What an epilogue does, asked at run time. A kernel that is compiled for one kind of epilogue answers by constants, in
 // a class with the same functions.
 struct AnyEnding {
-    static constexpr int kAtOnce = 4;
     static __device__ __forceinline__ bool is_gradient(const EpilogueArguments& e) {
         return e.grad_preact.data != nullptr;
     }
@@ -108,33 +93,28 @@ __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place&
             place.load(e.grad_up, v2);
             Ending::with_activation(e, [&](auto a) {
                 using A = decltype(a);
-                by_turns<Ending::kAtOnce>(
-                    [&](int j) {
-                        const float of_gate = GateGradient<A>{}(v[j], z[j], v2[j]);
-                        v2[j] = UpGradient<A>{}(v[j], z[j]);
-                        v[j] = of_gate;
-                    },
-                    v, z, v2);
+                each<kCount>([&](int j) {
+                    const float of_gate = GateGradient<A>{}(v[j], z[j], v2[j]);
+                    v2[j] = UpGradient<A>{}(v[j], z[j]);
+                    v[j] = of_gate;
+                });
             });
             place.store(e.out2, Output::out2, v2);
         } else {
-            Ending::with_activation(e, [&](auto a) {
-                by_turns<Ending::kAtOnce>([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }, v, z);
-            });
+            Ending::with_activation(
+                e, [&](auto a) { each<kCount>([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }); });
         }
     } else if (Ending::is_gated(e)) {
         add_bias(e.bias, v);
         add_bias(e.bias2, v2);
         keep(e, e.preact, Output::preact, place, v);
         keep(e, e.preact2, Output::preact2, place, v2);
-        Ending::with_activation(e, [&](auto a) {
-            by_turns<Ending::kAtOnce>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }, v, v2);
-        });
+        Ending::with_activation(e,
+                                [&](auto a) { each<kCount>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }); });
     } else if (Ending::is_activated(e)) {
         add_bias(e.bias, v);
         keep(e, e.preact, Output::preact, place, v);
-        Ending::with_activation(
-            e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }, v); });
+        Ending::with_activation(e, [&](auto a) { each<kCount>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }); });
     } else {
         add_bias(e.bias, v);
         if (e.preact.data != nullptr) {

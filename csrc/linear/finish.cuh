@@ -61,7 +61,7 @@ struct PiecedPatch {
 // All patches of all tiles, each by `warps_each` warps of a block, which take a part of the pieces each; those of tiles
 // in one piece are done already. Pieces of a part are added in the order of K, and so are the parts.
 template <int kColumns>
-__global__ void __launch_bounds__(kFinishThreads, kColumns > 32 ? 3 : 4)
+__global__ void __launch_bounds__(kFinishThreads, 3)
     finish_pieces_kernel(const __grid_constant__ GemmArguments arguments, const __grid_constant__ Policy policy,
                          int warps_each) {
     using Pieces = PiecedPatch<kColumns>;

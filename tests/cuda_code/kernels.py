@@ -105,6 +105,7 @@ class Kernel:
     scalar_loads: int  # 16-byte loads at most of what is the same for all elements
     double_sums: bool
     roots: bool
+    approximates: bool = False  # an exponential and a reciprocal, as csrc/ptx/approximate.cuh has them
 
 
 STEP = re.compile(
@@ -161,9 +162,9 @@ def _elementwise_kernel(source: str, mangled: str, found: re.Match[str]) -> Kern
     each = vectors(WIDTHS[dtype])
     eights = 2 if OPERATIONS[found[1]][0] * each == 1 else 1
     loop = Loop("", eights * ins * each, eights * outs * each, eights * EIGHT, held_back=True)
-    divides = found[2] not in ("Identity", "Relu")
+    approximates = found[2] not in ("Identity", "Relu")
     name = f"{PUBLIC[found[1]]} {found[2]}: {_stored(dtype)}"
-    return Kernel(source, mangled, name, POINTWISE_THREADS, (loop,), 0, False, divides)
+    return Kernel(source, mangled, name, POINTWISE_THREADS, (loop,), 0, False, False, approximates)
 
 
 def _column_kernel(source: str, mangled: str, found: re.Match[str]) -> Kernel:
