@@ -57,8 +57,8 @@ def wrong_opcodes(function: sass.Function, kernel: kernels.Kernel) -> set[str]:
     """Local memory, conversions and approximations that the source has no use for.
 
     Square root and division begin with an approximation, try both directions, and end exactly rounded: the PTX says
-    which they are. Activations approximate as their source says. Sums convert to double and back, 16-bit formats are rounded by
-    the instruction for them.
+    which they are. Activations approximate as their source says. Sums convert to double and back, 16-bit formats are
+    rounded by the instruction for them.
     """
     allowed = r"HFMA2\.MMA$"  # ptxas loads constants with it
     if kernel.roots:
@@ -68,9 +68,9 @@ def wrong_opcodes(function: sass.Function, kernel: kernels.Kernel) -> set[str]:
     if kernel.double_sums:
         allowed += r"|F2F\.(F64\.F32|F32\.F64)$"
     if re.search(r"\bf16\b|unscale_", kernel.name):
-        allowed += r"|F2FP(\.B?F16\.F32)?\.PACK_AB$"
+        allowed += r"|F2FP(\.B?F16)?(\.F32)?\.PACK_AB$"
     if re.search(r"Relu: b?f16", kernel.name):
-        allowed += r"|F2FP\.RELU(\.B?F16\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
+        allowed += r"|F2FP\.RELU(\.B?F16)?(\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
     if kernel.name.startswith("column_sums"):  # a share's number is divided into row block and strip
         allowed += r"|MUFU\.RCP$|I2F\.U(32|64)\.RP$|F2I\.FTZ\.U32\.TRUNC\.NTZ$"
     suspects = {i.opcode for i in function.code if re.match(r"LDL|STL|MUFU|F2F|HFMA|.*\.(FTZ|RZ|RM|RP)\b", i.opcode)}

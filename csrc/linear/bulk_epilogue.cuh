@@ -14,6 +14,7 @@ namespace halfops::linear {
 // AnyEnding's answers for a kind.
 template <Kind kKind>
 struct KnownEnding {
+    static constexpr int kAtOnce = kPair;
     static __device__ __forceinline__ bool is_gradient(const EpilogueArguments&) { return kKind == Kind::gradient; }
     static __device__ __forceinline__ bool is_gated_gradient(const EpilogueArguments&) { return false; }
     static __device__ __forceinline__ bool is_gated(const EpilogueArguments&) { return kKind == Kind::gated; }

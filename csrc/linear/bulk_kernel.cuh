@@ -21,7 +21,13 @@ __device__ __forceinline__ bool reads_matrices(const EpilogueArguments& e) {
 }
 
 template <class C>
-__device__ __forceinline__ void set_up(const GemmArguments& arguments, Control<C::kStages>& control) {
+__device__ __forceinline__ void set_up(const GemmArguments& arguments, const BulkArguments& bulk,
+                                       Control<C::kStages>& control) {
+    if (threadIdx.x == kWarpSize) {
+        ptx::prefetch_tensor_map(bulk.a[0]);
+        ptx::prefetch_tensor_map(bulk.b[0]);
+        if (bulk.kind == Kind::plain) ptx::prefetch_tensor_map(bulk.out);
+    }
     if (threadIdx.x == 0) {
         for (int i = 0; i < C::kStages; ++i) {
             ptx::mbarrier_init(&control.full[i], 1);
@@ -98,7 +104,7 @@ __global__ void __launch_bounds__(threads_of(kPolicies[kRow]), 1)
         using C = BulkConfig<T, kRow, kMajorA, kMajorB>;
         char* stages = shared_bytes_as<char>();
         auto& control = shared_array<struct OfBulkBlock, Control<C::kStages>, 1>()[0];
-        set_up<C>(arguments, control);
+        set_up<C>(arguments, bulk, control);
         ptx::let_next_grid_begin();
         const int group = static_cast<int>(threadIdx.x) / kWarpgroup, warp = static_cast<int>(threadIdx.x) / kWarpSize;
         if (group == 0) {

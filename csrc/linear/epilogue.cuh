@@ -27,11 +27,25 @@ struct EpilogueArguments {
     bool fine;
 };
 
-// f(j) for every element.
-template <int kCount, class F>
-__device__ __forceinline__ void each(const F& f) {
+// f(j) for the first kAtOnce of the elements, until each has been there: the arrays turn in between. All elements side
+// by side take registers that the accumulators of the rows to come are in.
+template <int kAtOnce, int kCount, class F, class... Arrays>
+__device__ __forceinline__ void by_turns(const F& f, Arrays (&... arrays)[kCount]) {
+    const auto turn = [](float (&v)[kCount]) {
+        float first[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) f(j);
+        for (int j = 0; j < kAtOnce; ++j) first[j] = v[j];
+#pragma unroll
+        for (int j = 0; j + kAtOnce < kCount; ++j) v[j] = v[j + kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) v[kCount - kAtOnce + j] = first[j];
+    };
+#pragma unroll 1
+    for (int i = 0; i < kCount / kAtOnce; ++i) {
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) f(j);
+        if constexpr (kAtOnce < kCount) (turn(arrays), ...);
+    }
 }
 
 // Which of an epilogue's outputs a sheet is.
@@ -41,6 +55,7 @@ inline constexpr int kOutputs = 4;
 // What an epilogue does, asked at run time. A kernel that is compiled for one kind of epilogue answers by constants, in
 // a class with the same functions.
 struct AnyEnding {
+    static constexpr int kAtOnce = 4;  // of the elements of a place that an activation is taken of
     static __device__ __forceinline__ bool is_gradient(const EpilogueArguments& e) {
         return e.grad_preact.data != nullptr;
     }
@@ -93,28 +108,33 @@ __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place&
             place.load(e.grad_up, v2);
             Ending::with_activation(e, [&](auto a) {
                 using A = decltype(a);
-                each<kCount>([&](int j) {
-                    const float of_gate = GateGradient<A>{}(v[j], z[j], v2[j]);
-                    v2[j] = UpGradient<A>{}(v[j], z[j]);
-                    v[j] = of_gate;
-                });
+                by_turns<Ending::kAtOnce>(
+                    [&](int j) {
+                        const float of_gate = GateGradient<A>{}(v[j], z[j], v2[j]);
+                        v2[j] = UpGradient<A>{}(v[j], z[j]);
+                        v[j] = of_gate;
+                    },
+                    v, z, v2);
             });
             place.store(e.out2, Output::out2, v2);
         } else {
-            Ending::with_activation(
-                e, [&](auto a) { each<kCount>([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }); });
+            Ending::with_activation(e, [&](auto a) {
+                by_turns<Ending::kAtOnce>([&](int j) { v[j] = ActivationGradient<decltype(a)>{}(v[j], z[j]); }, v, z);
+            });
         }
     } else if (Ending::is_gated(e)) {
         add_bias(e.bias, v);
         add_bias(e.bias2, v2);
         keep(e, e.preact, Output::preact, place, v);
         keep(e, e.preact2, Output::preact2, place, v2);
-        Ending::with_activation(e,
-                                [&](auto a) { each<kCount>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }); });
+        Ending::with_activation(e, [&](auto a) {
+            by_turns<Ending::kAtOnce>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }, v, v2);
+        });
     } else if (Ending::is_activated(e)) {
         add_bias(e.bias, v);
         keep(e, e.preact, Output::preact, place, v);
-        Ending::with_activation(e, [&](auto a) { each<kCount>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }); });
+        Ending::with_activation(
+            e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }, v); });
     } else {
         add_bias(e.bias, v);
         if (e.preact.data != nullptr) {
