@@ -25,6 +25,7 @@ struct EpilogueArguments {
     float *column_sums, *column_sums2;
     double* squares;
     bool fine;
+    bool bare;  // stores accumulators as they are, and does nothing else
 };
 
 // f(j) for the first kAtOnce of the elements, until each has been there: the arrays turn in between. All elements side
@@ -277,6 +278,10 @@ class Patches {
 
     __device__ __forceinline__ void visit(int i, int eight, int64_t row, int64_t col, int count) {
         float v[kEight], v2[kEight];
+        if (e_.bare) {  // code that runs once a launch comes from memory: the less of it the better
+            patch_.read(i, eight, v);
+            return store_eight(e_.out, row, col, count, v);
+        }
         patch_.read(i, e_.gated ? 2 * eight : eight, v);
         if (e_.gated) patch_.read(i, 2 * eight + 1, v2);
         Place place{*this, i, eight, row, col, count};

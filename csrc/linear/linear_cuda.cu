@@ -1,4 +1,5 @@
 // A problem becomes kernels: which layout its operands have, which row of the policies serves it, and what runs after.
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -209,6 +210,10 @@ EpilogueArguments epilogue_of(const Problem& p) {
     arguments.c = sheet_of(e.beta == 0.0f ? nullptr : e.c);
     arguments.bias = row(e.bias);
     arguments.bias2 = row(e.bias2);
+    const void* const others[] = {e.out2, e.preact, e.preact2,     e.grad_preact,  e.grad_up, arguments.c.data,
+                                  e.bias, e.bias2,  e.column_sums, e.column_sums2, e.stats};
+    arguments.bare = e.alpha == 1.0f && !arguments.gated && e.activation == Activation::none &&
+                     std::all_of(std::begin(others), std::end(others), [](const void* p) { return p == nullptr; });
     return arguments;
 }
 
