@@ -71,7 +71,8 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
     A function, a module, or `lambda: loss.backward()`: backward passes that it starts count too. Products of torch's
     own are named torch::mm and so on, so that none is hidden. What torch.compile has fused into kernels of its own is
-    seen as far as it calls ops; threads that `function` starts itself, and replays of CUDA graphs, are not. Raises TypeError where `function` cannot be called; what it raises passes through.
+    seen as far as it calls ops; threads that `function` starts itself, and replays of CUDA graphs, are not. Raises
+    TypeError where `function` cannot be called; what it raises passes through.
     """
     if not callable(function):
         raise TypeError(f"function: got {type(function).__name__}, wanted something to call, as in explain(model, x)")
