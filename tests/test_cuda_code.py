@@ -67,7 +67,7 @@ def wrong_opcodes(function: sass.Function, kernel: kernels.Kernel) -> set[str]:
         allowed += r"|MUFU\.(EX2|RCP)$"
     if kernel.double_sums:
         allowed += r"|F2F\.(F64\.F32|F32\.F64)$"
-    if re.search(r"\bf16\b|unscale_", kernel.name):
+    if re.search(r"\bb?f16\b|unscale_", kernel.name):
         allowed += r"|F2FP(\.B?F16)?(\.F32)?\.PACK_AB$"
     if re.search(r"Relu: b?f16", kernel.name):
         allowed += r"|F2FP\.RELU(\.B?F16)?(\.F32)?\.PACK_AB$"  # the selection of zero is part of the conversion
