@@ -5,12 +5,14 @@
 #   make test TORCH_INDEX=URL          another package index for torch alone, as that of its CPU builds
 #   make test FORCE_CUDA=1             also compile the CUDA kernels when torch is a CPU build
 #   make test PYTEST='-k optim -x'     options for pytest; likewise DEMO=--quick, BENCH='linear --quick'
+#   make test WORKERS=0                in one process instead of two
 
 PYTHON ?= python3
 TORCH ?= torch>=2.11
 TORCH_INDEX ?=
 VENV ?= .venv
 PYTEST ?=
+WORKERS ?= 2
 DEMO ?=
 BENCH ?=
 
@@ -27,7 +29,7 @@ demo: build $(VENV)/ready-demo
 	$(PY) -m halfops demo $(DEMO)
 
 test: build $(VENV)/ready-demo $(VENV)/ready-test
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 bench: build $(VENV)/ready-demo
 	$(PY) -m halfops bench $(BENCH)

@@ -9,6 +9,7 @@
 #include "collective/warp.cuh"
 #include "core/column_order.h"
 #include "core/dtype.h"
+#include "ptx/roles.cuh"
 
 namespace halfops {
 
@@ -31,6 +32,7 @@ template <class Partial, class T>
 __global__ void __launch_bounds__(kAddThreads)
     add_columns_kernel(const Partial* partial, int64_t rows, int64_t cols, T* out) {
     auto& sums = shared_array<Partial, double, 2 * kAddThreads>();  // of two rounds
+    ptx::wait_for_earlier_grids();
     const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
     const int64_t groups = ceil_div(rows, kSumsOfGroup);
     unsigned half = 0;
@@ -54,10 +56,13 @@ __global__ void __launch_bounds__(kAddThreads)
     }
 }
 
-// out[j] = round(sum over i of partial[i, j]): partial is [rows, cols] without gaps, in fp32 or double.
+// out[j] = round(sum over i of partial[i, j]): partial is [rows, cols] without gaps, in fp32 or double. `overlaps`: as
+// Grid has it.
 template <class T, class Partial>
-cudaError_t add_columns(const Partial* partial, int64_t rows, int64_t cols, T* out, cudaStream_t stream) {
+cudaError_t add_columns(const Partial* partial, int64_t rows, int64_t cols, T* out, cudaStream_t stream,
+                        bool overlaps = false) {
     Grid grid{1, kAddThreads};
+    grid.overlaps = overlaps;
     const int64_t strips = ceil_div(cols, kWarpSize);
     const cudaError_t status = persistent_blocks<add_columns_kernel<Partial, T>>(strips, kAddThreads, &grid.blocks);
     if (status != cudaSuccess || cols == 0) return status;

@@ -10,12 +10,13 @@ namespace halfops::linear {
 // in the operands' dtype; `any` is the one that asks at run time.
 enum class Kind : int {
     any,
-    plain,        // accumulators times alpha, plus a bias perhaps
-    activated,    // and an activation; its input may be kept
-    added,        // c times beta is added
-    accumulated,  // the same in fp32
-    gradient,     // of an activation
-    gated,        // act(gate) * up; both may be kept
+    plain,           // accumulators times alpha, plus a bias perhaps
+    activated,       // and an activation; its input may be kept
+    gated,           // act(gate) * up; both may be kept
+    gradient,        // of an activation
+    gated_gradient,  // of a gated one, for both factors
+    added,           // c times beta is added
+    accumulated,     // the same in fp32
 };
 
 struct BulkArguments {

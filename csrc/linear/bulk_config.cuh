@@ -26,8 +26,11 @@ struct BulkConfig {
     static constexpr int kReaders = (kAlternate ? 1 : kConsumers) * kWarpgroup / kWarpSize * kCluster;
 
     static_assert(kDepth == 64, "a line of K is a box of 128 bytes");
-    static_assert(kGroupRows % 64 == 0 && kN % 128 == 0 && kN <= 256,
-                  "what wgmma multiplies, and halves of B in boxes");
+    // Halves of B are whole slabs; or else B comes as a whole where lines run along N.
+    static constexpr bool kHasHalves = kMajorB == Major::k || kN % 128 == 0;
+
+    static_assert(kGroupRows % 64 == 0 && kN % 64 == 0 && kN <= 256, "what wgmma multiplies, and slabs of B");
+    static_assert(kHasHalves || kCluster == 1, "a cluster's blocks ask for a half each");
     static_assert(kCluster <= 2, "halves of B are shared among two");
 };
 

@@ -6,6 +6,7 @@
 
 #include "collective/shared.cuh"
 #include "linear/bulk_epilogue.cuh"
+#include "linear/bulk_leaving.cuh"
 #include "linear/bulk_mainloop.cuh"
 #include "linear/bulk_producer.cuh"
 #include "ptx/hopper.cuh"
@@ -68,10 +69,11 @@ __device__ __forceinline__ void fetch_ahead(const GemmArguments& arguments, Cont
     }
 }
 
-// Alternating warpgroups take turns at the tensor cores: named barriers 1 and 2 say whose turn it is.
-template <class C>
-__device__ __forceinline__ void consume(const GemmArguments& arguments, const BulkArguments& bulk,
-                                        Control<C::kStages>& control, char* stages, int group) {
+// Alternating warpgroups take turns at the tensor cores: named barriers 1 and 2 say whose turn it is. What Finish keeps
+// of a tile leaves beside the next one's steps.
+template <class C, class Finish>
+__device__ __forceinline__ void consume(const GemmArguments& arguments, Control<C::kStages>& control,
+                                        const char* stages, int group, Finish finish) {
     Multiplier<C> multiplier(control, stages, group);
     if (C::kAlternate && group == 1) ptx::named_barrier_arrive<kConsumers * kWarpgroup>(1);
     ptx::wait_for_earlier_grids();
@@ -79,15 +81,22 @@ __device__ __forceinline__ void consume(const GemmArguments& arguments, const Bu
     for (Place<kWorks> at;; at.advance()) {
         ptx::mbarrier_wait(&control.known[at.index()], at.parity());
         const BulkWork& work = control.works[at.index()];
-        if (work.piece.tile < 0) break;
-        const int steps = work.piece.last - work.piece.first;
+        const bool over = work.piece.tile < 0;
+        if (over && !finish.has_left()) break;
+        const int steps = over ? 0 : work.piece.last - work.piece.first;
         if (!C::kAlternate || static_cast<int>(at.number % 2) == group) {
             float sums[C::kHeights][C::kN / 2];
             if (C::kAlternate) ptx::named_barrier_sync<kConsumers * kWarpgroup>(1 + group);
-            multiplier.run(steps, sums);
+            multiplier.run(steps, sums, finish);
+            if (over) break;
             if (C::kAlternate) ptx::named_barrier_arrive<kConsumers * kWarpgroup>(2 - group);
-            BulkFinisher<C>(arguments, bulk, stages + C::kStages * C::kStageBytes)
-                .finish(work, C::kAlternate ? 0 : group * C::kGroupRows, sums);
+            const int rank = C::kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
+            const int row = rank * C::kM + (C::kAlternate ? 0 : group * C::kGroupRows);  // of the tile
+            if (arguments.schedule.is_whole(work.piece)) {
+                finish.take(work, row, sums);
+            } else {
+                store_piece<C>(arguments, work, row, sums);
+            }
         } else {
             multiplier.skip(steps);
         }
@@ -106,14 +115,21 @@ __global__ void __launch_bounds__(threads_of(kPolicies[kRow]), 1)
         auto& control = shared_array<struct OfBulkBlock, Control<C::kStages>, 1>()[0];
         set_up<C>(arguments, bulk, control);
         ptx::let_next_grid_begin();
-        const int group = static_cast<int>(threadIdx.x) / kWarpgroup, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+        // From one lane, so that what follows from it is known to be the same in all: descriptors in uniform registers.
+        const int group = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+        const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
         if (group == 0) {
             ptx::give_registers<kProducerRegisters>();
             if (warp == 0 && lane_index() == 0) Producer<C>(arguments, bulk, control, stages).run();
             if (warp == 1 && reads_matrices(arguments.epilogue)) fetch_ahead<C>(arguments, control);
         } else {
             ptx::take_registers<kConsumerRegisters>();
-            consume<C>(arguments, bulk, control, stages, group - 1);
+            // A loop each: neither has the other's registers.
+            if (Leaving<C>::suits(bulk.kind)) {
+                consume<C>(arguments, control, stages, group - 1, Leaving<C>(arguments, bulk));
+            } else {
+                consume<C>(arguments, control, stages, group - 1, BulkFinisher<C>(arguments, bulk));
+            }
         }
         if constexpr (C::kCluster > 1) {
             __syncwarp();

@@ -18,27 +18,29 @@ class Multiplier {
     // Steps that the other warpgroup multiplies.
     __device__ __forceinline__ void skip(int steps) { stage_.advance(steps); }
 
-    // There is a step at least. A stage is free once the products that read it are done: those of the step before, when
-    // at most one group is under way.
-    __device__ __forceinline__ void run(int steps, Sums& sums) {
+    // A stage is free once the products that read it are done: those of the step before, when at most one group is
+    // under way. What `finish` has left to do has a place behind every step, while its products are.
+    template <class Finish>
+    __device__ __forceinline__ void run(int steps, Sums& sums, Finish& finish) {
         const uint64_t a =
             descriptor<C::kMajorA>(stages_ + (C::kAlternate ? 0 : group_ * C::kGroupRows * C::kLineBytes));
         const uint64_t b = descriptor<C::kMajorB>(stages_ + C::kBytesA);
         settle(sums);
-        int before = 0;
 #pragma unroll 1
-        for (int step = 0; step < steps; ++step) {
-            ptx::mbarrier_wait(&control_.full[stage_.index()], stage_.parity());
-            multiply(sums, ptx::advanced(a, stage_.index() * C::kStageBytes),
-                     ptx::advanced(b, stage_.index() * C::kStageBytes), step > 0);
-            ptx::wgmma_wait<1>();
-            if (step > 0) release(before);
-            before = stage_.index();
-            stage_.advance();
+        for (int step = 0; step < steps || finish.has_left(); ++step) {
+            if (step < steps) {
+                ptx::mbarrier_wait(&control_.full[stage_.index()], stage_.parity());
+                multiply(sums, ptx::advanced(a, stage_.index() * C::kStageBytes),
+                         ptx::advanced(b, stage_.index() * C::kStageBytes), step > 0);
+                ptx::wgmma_wait<1>();
+                if (step > 0) release_last();
+                stage_.advance();
+            }
+            finish.beside_step();
         }
         ptx::wgmma_wait<0>();
         settle(sums);
-        release(before);
+        if (steps > 0) release_last();
     }
 
   private:
@@ -71,11 +73,12 @@ class Multiplier {
         for (int i = 0; i < C::kHeights; ++i) ptx::wgmma_settle(sums[i]);
     }
 
-    // A lane of the warp for each block that the stage's copies went to.
-    __device__ __forceinline__ void release(int stage) const {
-        uint64_t* empty = &control_.empty[stage];
+    // The stage before the present one. By a lane of the warp for each block that its copies went to.
+    __device__ __forceinline__ void release_last() const {
+        uint64_t* empty = &control_.empty[Place<C::kStages>{stage_.number - 1}.index()];
         if constexpr (C::kCluster > 1) {
-            if (lane_index() < C::kCluster) ptx::mbarrier_arrive_at(empty, static_cast<unsigned>(lane_index()));
+            const int lane = lane_index();
+            if (lane < C::kCluster) ptx::mbarrier_arrive_at(empty, static_cast<unsigned>(lane));
         } else {
             if (lane_index() == 0) ptx::mbarrier_arrive(empty);
         }

@@ -1,11 +1,13 @@
 // Where accumulators of a bulk kernel go: a unit of them, sixteen rows and columns of a warp, or a pair side by side.
 #pragma once
 
+#include "collective/shared.cuh"
 #include "linear/bulk_config.cuh"
 #include "linear/kernel.cuh"
 #include "ptx/roles.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
 
 namespace halfops::linear {
 
@@ -39,12 +41,64 @@ __device__ __forceinline__ void pack(float (&v)[kCount], int first, uint32_t (&p
 // c ^ (r / 2 % 4).
 inline constexpr int kBoxRowBytes = 4 * kUnitColumns;
 
+__device__ __forceinline__ void put_in_box(const uint32_t (&pairs)[4], char* box, int half, int lane) {
+    const int line = lane % kPatchRows, chunk = 2 * half + lane / kPatchRows;
+    ptx::stmatrix_x4(box + line * kBoxRowBytes + (chunk ^ line / 2 % 4) * 16, pairs);
+}
 template <class S, int kCount>
 __device__ __forceinline__ void put_in_box(float (&v)[kCount], int first, char* box, int half, int lane) {
-    const int line = lane % kPatchRows, chunk = 2 * half + lane / kPatchRows;
     uint32_t pairs[4];
     pack<S>(v, first, pairs);
-    ptx::stmatrix_x4(box + line * kBoxRowBytes + (chunk ^ line / 2 % 4) * 16, pairs);
+    put_in_box(pairs, box, half, lane);
+}
+
+// Item `at` of those from kFirst on, each kEach registers of a table, to elements `to` and behind it. A loop that is
+// not unrolled finds registers by branches.
+template <int kEach, int kFirst, int kCount, class X, int kRows, int kColumns, int kLength>
+__device__ __forceinline__ void pick(const X (&from)[kRows][kColumns], int at, int to, X (&v)[kLength]) {
+    if constexpr (kCount == 1) {
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) {
+            v[to + i] = ptx::moved<kFirst>(from[kFirst * kEach / kColumns][kFirst * kEach % kColumns + i]);
+        }
+    } else if (at < kFirst + kCount / 2) {
+        pick<kEach, kFirst, kCount / 2>(from, at, to, v);
+    } else {
+        pick<kEach, kFirst + kCount / 2, kCount - kCount / 2>(from, at, to, v);
+    }
+}
+
+// A warpgroup's part of a piece of a tile, for finish.cuh to add to the others.
+template <class C>
+__device__ __forceinline__ void store_piece(const GemmArguments& arguments, const BulkWork& work, int first,
+                                            const float (&sums)[C::kHeights][C::kN / 2]) {
+    constexpr Policy p = C::kPolicy;
+    constexpr int kEights = C::kN / kEight;
+    const int thread = ptx::thread_index_anew() % kWarpgroup, lane = thread % kWarpSize;
+    const int row = first + thread / kWarpSize * kPatchRows + lane / 4;
+    float* tile = arguments.partials + (2 * work.share + work.piece.slot) * p.m * p.n +
+                  static_cast<int64_t>(row) * p.n + lane % 4 * 2;
+    // A gated tile has its first factor's columns in one half and the second's in the other; as partial sums they lie
+    // eight by eight in turn.
+    const bool gated = arguments.epilogue.gated;
+    const int second = gated ? kEight : C::kN / 2, next = gated ? 2 * kEight : kEight;
+#pragma unroll
+    for (int height = 0; height < C::kHeights; ++height) {
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            float* at = tile + 64 * height * p.n + part * second;
+#pragma unroll
+            for (int j = 0; j < kEights / 2; ++j) {
+                const float* sum = &sums[height][4 * (part * kEights / 2 + j)];
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    float x = sum[2 * half], y = sum[2 * half + 1];
+                    Two<float>::rounded(x, y).store(at + half * 8 * p.n);
+                }
+                at += next;
+            }
+        }
+    }
 }
 
 // Where a warp's part of shared memory begins: that for outputs on their way.
@@ -57,6 +111,11 @@ struct OutRoom {
     // Behind two slots for units: two rows of floats.
     __device__ __forceinline__ static float* sums_in(char* part) { return reinterpret_cast<float*>(part + kOutBytes); }
 };
+
+template <class C>
+__device__ __forceinline__ OutRoom out_room() {
+    return {shared_bytes_as<char>() + C::kStages * C::kStageBytes};
+}
 
 // Where a unit goes; no more than what cannot be found out again, since accumulators leave few registers. Rows and
 // columns below are this lane's first.
@@ -222,51 +281,91 @@ struct UnitPlace : PlaceInTile {
 // Two units side by side of a known kind: all of them there, halves in the operands' dtype T, c and out in S.
 inline constexpr int kPair = 2 * kUnit, kPairColumns = 2 * kUnitColumns;
 
+// A lane's part of a pair of a matrix, asked for before it is needed. What is taken makes room for the pair to come.
+template <class X>
+class LoadedPair {
+  public:
+    // From its first element on; `below`: to eight rows further down.
+    __device__ __forceinline__ void load(const X* at, int64_t below) { load<0>(at, below); }
+
+    // The next kCount; then as many of the next pair are asked for, if there is one, from the same place of it on.
+    template <int kCount>
+    __device__ __forceinline__ void take(float (&v)[kCount], bool more, const X* at, int64_t below) {
+#pragma unroll
+        for (int i = 0; i < kCount / 2; ++i) {
+            v[2 * i] = two_[i].first();
+            v[2 * i + 1] = two_[i].second();
+        }
+#pragma unroll
+        for (int i = 0; i + kCount / 2 < kPair / 2; ++i) two_[i] = two_[i + kCount / 2];
+        if (more) load<(kPair - kCount) / 2>(at, below);
+    }
+
+  private:
+    template <int kFirst>
+    __device__ __forceinline__ void load(const X* at, int64_t below) {
+#pragma unroll
+        for (int i = kFirst; i < kPair / 2; ++i) {
+            two_[i] = Two<X>::load(at + i % 2 * below + (i - kFirst) / 2 * kEight);
+        }
+    }
+
+    Two<X> two_[kPair / 2];
+};
+
 template <Kind kKind, class T, class S>
 struct PairPlace : PlaceInTile {
     char* boxes;  // of the pair's outputs that leave by the copy engine, a kilobyte each
+    bool last;    // of its row of pairs
+    int unit;     // of the pair: the first of those at hand
+    LoadedPair<S> ahead;
+    LoadedPair<T> up_ahead;
 
-    template <class X>
-    __device__ __forceinline__ void load_as(const Sheet& sheet, bool rows, float (&v)[kPair]) const {
-        const int64_t below = rows ? 8 * sheet.row_stride : 0;
-        const X* at = static_cast<const X*>(sheet.data) + (rows ? full_row() * sheet.row_stride : 0) + col;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const Two<X> two = Two<X>::load(at + half * below + j * kEight);
-                v[4 * j + 2 * half] = two.first();
-                v[4 * j + 2 * half + 1] = two.second();
-            }
+    __device__ __forceinline__ void begin() {
+        const Sheet& first = kKind == Kind::added || kKind == Kind::accumulated ? e().c : e().grad_preact;
+        ahead.load(at<S>(first, 0), 8 * first.row_stride);
+        if (kKind == Kind::gated_gradient) up_ahead.load(at<T>(e().grad_up, 0), 8 * e().grad_up.row_stride);
+    }
+    template <int kCount>
+    __device__ __forceinline__ void load(const Sheet& sheet, float (&v)[kCount]) {
+        const int there = kPairColumns + unit * kUnitColumns;
+        if (kKind == Kind::gated_gradient && &sheet == &e().grad_up) {
+            up_ahead.take(v, !last, at<T>(sheet, there), 8 * sheet.row_stride);
+        } else {
+            ahead.take(v, !last, at<S>(sheet, there), 8 * sheet.row_stride);
         }
     }
-    __device__ __forceinline__ void load(const Sheet& sheet, float (&v)[kPair]) const { load_as<T>(sheet, true, v); }
-    __device__ __forceinline__ void load_row(const Sheet& sheet, float (&v)[kPair]) const {
-        load_as<T>(sheet, false, v);
+    template <int kCount>
+    __device__ __forceinline__ void load_added(const Sheet& sheet, float (&v)[kCount]) {
+        load(sheet, v);
     }
-    __device__ __forceinline__ void load_added(const Sheet& sheet, float (&v)[kPair]) const {
-        load_as<S>(sheet, true, v);
+    template <int kCount>
+    __device__ __forceinline__ void load_row(const Sheet& sheet, float (&v)[kCount]) const {
+        const T* row_at = static_cast<const T*>(sheet.data) + col + unit * kUnitColumns;
+#pragma unroll
+        for (int i = 0; i < kCount; i += 4) {
+            const Two<T> two = Two<T>::load(row_at + i / 4 * kEight);
+            v[i] = v[i + 2] = two.first();
+            v[i + 1] = v[i + 3] = two.second();
+        }
     }
 
-    __device__ __forceinline__ void store(const Sheet& sheet, Output output, float (&v)[kPair]) {
-        if (sizeof(S) == 4 && output == Output::out) {
-            S* at = static_cast<S*>(sheet.data) + full_row() * sheet.row_stride + col;
+    template <int kCount>
+    __device__ __forceinline__ void store(const Sheet& sheet, Output output, float (&v)[kCount]) {
+        if (kKind == Kind::accumulated) {
+            S* to = static_cast<S*>(sheet.data) + full_row() * sheet.row_stride + col + unit * kUnitColumns;
 #pragma unroll
-            for (int i = 0; i < kPair; i += 2) {
-                Two<S>::rounded(v[i], v[i + 1]).store(at + i / 2 % 2 * 8 * sheet.row_stride + i / 4 * kEight);
+            for (int i = 0; i < kCount; i += 2) {
+                Two<S>::rounded(v[i], v[i + 1]).store(to + i / 2 % 2 * 8 * sheet.row_stride + i / 4 * kEight);
             }
         } else {
 #pragma unroll
-            for (int unit = 0; unit < 2; ++unit) put_in_box<T>(v, unit * kUnit, box_of(output), unit, lane);
+            for (int i = 0; i < kCount / kUnit; ++i) put_in_box<T>(v, i * kUnit, box_of(output), unit + i, lane);
         }
 #pragma unroll
-        for (int unit = 0; unit < 2; ++unit) {
-            count(output, [&](int i) { return v[unit * kUnit + i]; }, unit * kUnitColumns);
+        for (int i = 0; i < kCount / kUnit; ++i) {
+            count(output, [&](int j) { return v[i * kUnit + j]; }, (unit + i) * kUnitColumns);
         }
-    }
-    __device__ __forceinline__ char* box_of(Output output) const {
-        const int number = output == Output::out ? 0 : output == Output::preact2 ? 2 : 1;
-        return boxes + number * kPatchRows * kBoxRowBytes;
     }
     // What the kind has put into boxes. By all lanes.
     __device__ __forceinline__ void send() const {
@@ -275,10 +374,18 @@ struct PairPlace : PlaceInTile {
         __syncwarp();  // everybody's rows are there for the copy engine
         if (lane == 0) {
             send(Output::out);
-            if ((kKind == Kind::activated || kKind == Kind::gated) && e().preact.data != nullptr) send(Output::preact);
-            if (kKind == Kind::gated && e().preact2.data != nullptr) send(Output::preact2);
+            if (kKind == Kind::gated_gradient) send(Output::out2);
             ptx::tma_commit();
         }
+    }
+
+  private:
+    template <class X>
+    __device__ __forceinline__ const X* at(const Sheet& sheet, int columns) const {
+        return static_cast<const X*>(sheet.data) + full_row() * sheet.row_stride + col + columns;
+    }
+    __device__ __forceinline__ char* box_of(Output output) const {
+        return boxes + (output == Output::out2 ? kPatchRows * kBoxRowBytes : 0);
     }
     __device__ __forceinline__ void send(Output output) const {
         ptx::tma_store(bulk.outputs[static_cast<int>(output)], col, row, static_cast<int>(work.place.batch),

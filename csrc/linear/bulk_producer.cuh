@@ -25,8 +25,9 @@ class Producer {
         const Schedule& schedule = arguments_.schedule;
         ptx::wait_for_earlier_grids();
 #pragma unroll 1
-        for (int64_t share = blockIdx.x / C::kCluster; share < schedule.blocks; share += gridDim.x / C::kCluster) {
-            const int64_t end = schedule.share_begin(share + 1);
+        for (unsigned share = blockIdx.x / C::kCluster; share < static_cast<unsigned>(schedule.blocks);
+             share += gridDim.x / C::kCluster) {
+            const int64_t end = schedule.share_begin(int64_t{share} + 1);
 #pragma unroll 1
             for (int64_t step = schedule.share_begin(share); step < end;) {
                 const Piece piece = schedule.piece_at(share, step);
@@ -61,15 +62,24 @@ class Producer {
             ptx::mbarrier_wait(&control_.empty[stage_.index()], stage_.parity() ^ 1);
             ptx::mbarrier_arrive_expect_bytes(full, C::kStageBytes);
             load<C::kMajorA, C::kM, false>(to, bulk_.a[product], m, k, batch * bulk_.a_batched, full);
+            load_b(to + C::kBytesA, product, n, k, batch * bulk_.b_batched, full);
+            stage_.advance();
+        }
+    }
+
+    // In halves: of a cluster each block asks for one, for both; of a gated problem each factor has one.
+    __device__ __forceinline__ void load_b(char* to, int product, int n, int k, int batch, uint64_t* full) const {
+        const bool gated = arguments_.operands.gated;
+        if constexpr (C::kHasHalves) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 if (C::kCluster > 1 && half != rank_) continue;
-                const ptx::TensorMap& map = bulk_.b[o.gated ? half : product];
-                load<C::kMajorB, C::kN / 2, (C::kCluster > 1)>(to + C::kBytesA + half * (C::kBytesB / 2), map,
-                                                               n + (o.gated ? 0 : half * (C::kN / 2)), k,
-                                                               batch * bulk_.b_batched, full);
+                load<C::kMajorB, C::kN / 2, (C::kCluster > 1)>(to + half * (C::kBytesB / 2),
+                                                               bulk_.b[gated ? half : product],
+                                                               n + (gated ? 0 : half * (C::kN / 2)), k, batch, full);
             }
-            stage_.advance();
+        } else {
+            load<C::kMajorB, C::kN, false>(to, bulk_.b[product], n, k, batch, full);
         }
     }
 

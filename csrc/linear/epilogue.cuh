@@ -85,6 +85,18 @@ __device__ __forceinline__ void keep(const EpilogueArguments& e, const Sheet& sh
     }
 }
 
+// What comes behind rounded pre-activations.
+template <class Ending, int kCount>
+__device__ __forceinline__ void activate(const EpilogueArguments& e, float (&z)[kCount]) {
+    Ending::with_activation(
+        e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { z[j] = Activate<decltype(a)>{}(z[j]); }, z); });
+}
+template <class Ending, int kCount>
+__device__ __forceinline__ void gate(const EpilogueArguments& e, float (&z)[kCount], float (&up)[kCount]) {
+    Ending::with_activation(
+        e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { z[j] = Gate<decltype(a)>{}(z[j], up[j]); }, z, up); });
+}
+
 // Accumulators of a place of the output become what is stored; v2 comes as the second factor's accumulators of a gated
 // problem. A place loads its part of a sheet, or of a row that is the same for all rows, and stores it, with what was
 // stored left in the array: sums over stored numbers are the place's own affair, taken as it stores, so that no array
@@ -128,14 +140,11 @@ __device__ __forceinline__ void finish_values(const EpilogueArguments& e, Place&
         add_bias(e.bias2, v2);
         keep(e, e.preact, Output::preact, place, v);
         keep(e, e.preact2, Output::preact2, place, v2);
-        Ending::with_activation(e, [&](auto a) {
-            by_turns<Ending::kAtOnce>([&](int j) { v[j] = Gate<decltype(a)>{}(v[j], v2[j]); }, v, v2);
-        });
+        gate<Ending>(e, v, v2);
     } else if (Ending::is_activated(e)) {
         add_bias(e.bias, v);
         keep(e, e.preact, Output::preact, place, v);
-        Ending::with_activation(
-            e, [&](auto a) { by_turns<Ending::kAtOnce>([&](int j) { v[j] = Activate<decltype(a)>{}(v[j]); }, v); });
+        activate<Ending>(e, v);
     } else {
         add_bias(e.bias, v);
         if (e.preact.data != nullptr) {

@@ -120,22 +120,31 @@ __global__ void __launch_bounds__(kFinishThreads, 3)
     patches.leave_sums(slots.columns, slots.squares);
 }
 
-inline constexpr unsigned kSquaresThreads = 256;
+inline constexpr unsigned kSquaresThreads = 1024;
 
-// One block: thread t adds the numbers t, t + 256, ... in order, then a tree.
+// One block: thread t adds the numbers t, t + 1024, ... in order, eight on their way at a time, then each warp, then
+// the first one.
 static __global__ void __launch_bounds__(kSquaresThreads)
     finish_squares_kernel(const double* squares, int64_t count, double* stats) {
-    auto& sums = shared_array<Schedule, double, kSquaresThreads>();
+    auto& sums = shared_array<Schedule, double, kSquaresThreads / kWarpSize>();
     ptx::wait_for_earlier_grids();
     double sum = 0.0;
-    for (int64_t i = threadIdx.x; i < count; i += kSquaresThreads) sum += squares[i];
-    sums[threadIdx.x] = sum;
+    constexpr int kAtOnce = 8;
+    for (int64_t i = threadIdx.x; i < count; i += kAtOnce * kSquaresThreads) {
+        double loaded[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+            const int64_t at = i + j * int64_t{kSquaresThreads};
+            loaded[j] = at < count ? squares[at] : 0.0;
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) sum += loaded[j];
+    }
+    sum = warp_sum(sum);
+    if (lane_index() == 0) sums[threadIdx.x / kWarpSize] = sum;
     __syncthreads();
     if (threadIdx.x < kWarpSize) {
-        double mine[kPerThread];
-#pragma unroll
-        for (int j = 0; j < kPerThread; ++j) mine[j] = sums[threadIdx.x * kPerThread + j];
-        sum = warp_tree(mine);
+        sum = warp_sum(sums[threadIdx.x]);
         if (threadIdx.x == 0) {
             stats[0] = one_nan(sum);
             stats[1] = is_finite(sum) ? 0.0 : 1.0;

@@ -290,17 +290,22 @@ Kind kind_of(const Problem& p, const EpilogueArguments& e, const bool (&sent)[kO
     };
     const DType dtype = p.a.dtype, other = e.out.dtype;
     const bool sums = p.epilogue.column_sums != nullptr, stats = p.epilogue.stats != nullptr;
-    const bool reads = e.grad_preact.data != nullptr, adds = e.c.data != nullptr, keeps = e.preact.data != nullptr;
-    const bool inputs = suits(e.bias, dtype) && suits(e.bias2, dtype) && suits(e.grad_preact, dtype);
-    const bool outputs = leaves(e.preact, Output::preact) && leaves(e.preact2, Output::preact2);
-    if (!inputs || !outputs || e.out2.data != nullptr || e.grad_up.data != nullptr) return Kind::any;
-    const bool active = e.activation != Activation::none, halves = leaves(e.out, Output::out);
-    if (e.gated) return halves && !reads && !adds && !sums && !stats ? Kind::gated : Kind::any;
+    const bool reads = e.grad_preact.data != nullptr, ups = e.grad_up.data != nullptr;
+    const bool adds = e.c.data != nullptr, keeps = e.preact.data != nullptr;
+    const bool inputs =
+        suits(e.bias, dtype) && suits(e.bias2, dtype) && suits(e.grad_preact, dtype) && suits(e.grad_up, dtype);
+    const bool outputs =
+        leaves(e.out2, Output::out2) && leaves(e.preact, Output::preact) && leaves(e.preact2, Output::preact2);
+    if (!inputs || !outputs || (e.out2.data != nullptr) != ups) return Kind::any;
+    const bool active = e.activation != Activation::none, pairs = e.cols % 2 == 0;
+    const bool halves = leaves(e.out, Output::out);
+    if (e.gated) return halves && pairs && !reads && !adds && !sums && !stats ? Kind::gated : Kind::any;
+    if (ups) return halves && reads && active && !adds && !stats ? Kind::gated_gradient : Kind::any;
     if (reads) return halves && active && !adds && !stats ? Kind::gradient : Kind::any;
     if (sums) return Kind::any;
-    if (active) return halves && !adds && !stats ? Kind::activated : Kind::any;
+    if (active) return halves && pairs && !adds && !stats ? Kind::activated : Kind::any;
     if (keeps) return Kind::any;
-    if (!adds) return halves && !stats && e.cols % 2 == 0 ? Kind::plain : Kind::any;
+    if (!adds) return halves && pairs && !stats ? Kind::plain : Kind::any;
     if (halves && suits(e.c, dtype)) return Kind::added;
     return other == DType::f32 && e.out.vectors && suits(e.c, DType::f32) ? Kind::accumulated : Kind::any;
 }
@@ -378,6 +383,7 @@ CudaStatus prepare(const Problem& p, Prepared* prepared) {
                       major_b,
                       a.is_aligned() && b.is_aligned(),
                       device.hopper && o.k > 0 && larger(o.m, larger(o.n, o.k)) <= kMost,
+                      o.gated,
                       (pack_a ? a.packed_bytes() : 0) + (pack_b ? b.packed_bytes() : 0),
                       device.multiprocessors,
                       device.shared_bytes,
@@ -438,16 +444,35 @@ cudaError_t finish_pieces(const GemmArguments& arguments, const Policy& policy, 
     return launch<finish_pieces_kernel<kColumns>>(grid, stream, arguments, policy, warps_each);
 }
 
+// Sums over what was stored. `overlaps`: behind a kernel for sm_90a they begin while it ends, and wait for it.
 cudaError_t finish_column_sums(const float* partial, int64_t rows, int64_t cols, DType dtype, void* sums,
-                               cudaStream_t stream) {
+                               cudaStream_t stream, bool overlaps) {
     if (sums == nullptr) return cudaSuccess;
-    return dtype == DType::f16 ? add_columns(partial, rows, cols, static_cast<f16*>(sums), stream)
-                               : add_columns(partial, rows, cols, static_cast<bf16*>(sums), stream);
+    return dtype == DType::f16 ? add_columns(partial, rows, cols, static_cast<f16*>(sums), stream, overlaps)
+                               : add_columns(partial, rows, cols, static_cast<bf16*>(sums), stream, overlaps);
 }
 
-cudaError_t finish_squares(const double* squares, int64_t count, double* stats, cudaStream_t stream) {
+cudaError_t finish_squares(const double* squares, int64_t count, double* stats, cudaStream_t stream, bool overlaps) {
     if (stats == nullptr) return cudaSuccess;
-    return launch<finish_squares_kernel>(Grid{1, kSquaresThreads}, stream, squares, count, stats);
+    Grid grid{1, kSquaresThreads};
+    grid.overlaps = overlaps;
+    return launch<finish_squares_kernel>(grid, stream, squares, count, stats);
+}
+
+struct Sums {
+    const float *columns, *columns2;
+    const double* squares;
+    int64_t rows, count;
+};
+
+cudaError_t finish_sums(const Problem& p, const Sums& sums, cudaStream_t stream, bool overlaps) {
+    const Epilogue& e = p.epilogue;
+    const auto columns = [&](const float* partial, void* to) {
+        return finish_column_sums(partial, sums.rows, p.b.cols, p.a.dtype, to, stream, overlaps);
+    };
+    cudaError_t status = columns(sums.columns, e.column_sums);
+    if (status == cudaSuccess) status = columns(sums.columns2, e.column_sums2);
+    return status != cudaSuccess ? status : finish_squares(sums.squares, sums.count, e.stats, stream, overlaps);
 }
 
 }  // namespace
@@ -460,14 +485,8 @@ CudaStatus gemm(const Problem& problem, const Lender& lender, void* stream, Plan
     const Epilogue& e = problem.epilogue;
     const DType dtype = problem.a.dtype;
     Prepared prepared;
-    if (is_empty(problem)) {  // no element to store, but sums of nothing
-        cudaError_t status = finish_column_sums(nullptr, 0, problem.b.cols, dtype, e.column_sums, queue);
-        if (status == cudaSuccess) {
-            status = finish_column_sums(nullptr, 0, problem.b.cols, dtype, e.column_sums2, queue);
-        }
-        if (status == cudaSuccess) status = finish_squares(nullptr, 0, e.stats, queue);
-        return status_of(status);
-    }
+    // No element to store, but sums of nothing.
+    if (is_empty(problem)) return status_of(finish_sums(problem, {}, queue, false));
     if (const CudaStatus status = prepare(problem, &prepared); status.code != 0) return status;
     *ran = prepared.plan;
     const Policy& policy = kPolicies[prepared.plan.policy];
@@ -507,14 +526,11 @@ CudaStatus gemm(const Problem& problem, const Lender& lender, void* stream, Plan
         status = warp_n(policy) == 64 ? finish_pieces<64>(arguments, policy, queue)
                                       : finish_pieces<32>(arguments, policy, queue);
     }
-    const int64_t rows = layout.sum_rows, cols = problem.b.cols;
     if (status == cudaSuccess) {
-        status = finish_column_sums(arguments.epilogue.column_sums, rows, cols, dtype, e.column_sums, queue);
+        const Sums sums{arguments.epilogue.column_sums, arguments.epilogue.column_sums2, squares, layout.sum_rows,
+                        layout.square_count};
+        status = finish_sums(problem, sums, queue, policy.copy == Copy::bulk);
     }
-    if (status == cudaSuccess) {
-        status = finish_column_sums(arguments.epilogue.column_sums2, rows, cols, dtype, e.column_sums2, queue);
-    }
-    if (status == cudaSuccess) status = finish_squares(squares, layout.square_count, e.stats, queue);
     return status_of(status);
 }
 

@@ -64,6 +64,7 @@ inline constexpr Policy kPolicies[] = {
     {"128x128x64 bulk", 128, 128, 64, 6, 2, 4, Copy::bulk, 1},
     {"128x256x64 turns", 128, 256, 64, 4, 2, 8, Copy::bulk, 1, 2, true},
     {"64x128x64 turns", 64, 128, 64, 8, 1, 4, Copy::bulk, 1, 1, true},
+    {"128x192x64 bulk", 128, 192, 64, 4, 2, 6, Copy::bulk, 1},
 };
 inline constexpr int kPolicyCount = static_cast<int>(sizeof(kPolicies) / sizeof(Policy));
 
@@ -101,6 +102,7 @@ struct Shape {
     Major major_a, major_b;
     bool aligned;          // every line of every operand begins at a multiple of 16 bytes
     bool bulk;             // the copy engine of sm_90a is there, and can count what it would copy
+    bool gated;            // a tile has columns of two factors, a half each
     int64_t packed_bytes;  // of operands that it can address only once they are copied to aligned lines
     int multiprocessors, shared_bytes_per_block, compute_major;
 };
@@ -120,7 +122,10 @@ HALFOPS_HD constexpr bool has_layout(const Policy& p, Major a, Major b) {
 // Whether a row can serve a problem at all.
 constexpr bool serves(const Policy& p, const Shape& s) {
     const bool copies = p.copy == Copy::staged || (p.copy == Copy::bulk ? s.bulk : s.aligned && s.compute_major >= 8);
-    return copies && has_layout(p, s.major_a, s.major_b) && shared_bytes(p) + kOwnShared <= s.shared_bytes_per_block;
+    // A half of B is whole slabs of 64 columns, unless lines run along K.
+    const bool halves = p.copy != Copy::bulk || !s.gated || s.major_b == Major::k || p.n % 128 == 0;
+    return copies && halves && has_layout(p, s.major_a, s.major_b) &&
+           shared_bytes(p) + kOwnShared <= s.shared_bytes_per_block;
 }
 
 constexpr int64_t tiles_of(const Policy& p, const Shape& s) {
@@ -165,7 +170,8 @@ constexpr double sums_clocks(const Policy& p, const Shape& s, int64_t shares) {
 // The same for a bulk row: its clusters walk through the shares, as many at a time as the device holds. For each 16 of
 // K wgmma reads 64 rows of A and all columns of B, so a stage takes 2048 pairs of numbers a clock of the tensor cores,
 // or 128 bytes a clock of shared memory, which gives those and takes the copies, or its bytes' way from L2, where B's
-// are shared in a cluster. The end of a tile is hidden behind the other warpgroup's products where they alternate.
+// are shared in a cluster. The tensor cores wait for the end of the last tile, kEnd, and of others until its sums are
+// rounded, kRounded; not even so long where the other warpgroup has a tile of its own.
 constexpr int64_t clusters_of(const Policy& p, const Shape& s, int64_t shares) {
     return smaller(shares, larger(1, s.multiprocessors / p.cluster));
 }
@@ -179,13 +185,13 @@ constexpr double bulk_step_clocks(const Policy& p) {
     return less * (shared > tensor ? (shared > from_l2 ? shared : from_l2) : (tensor > from_l2 ? tensor : from_l2));
 }
 constexpr double bulk_clocks_of(const Policy& p, const Shape& s, int64_t shares) {
-    constexpr double kPack = 4000, kEnd = 2400.0 / (128 * 256);
+    constexpr double kPack = 4000, kEnd = 2400.0 / (128 * 256), kRounded = 500.0 / (128 * 256);
     const double first = p.cluster > 1 ? 4000 : 2500;  // a cluster's blocks begin together
     const int64_t tiles = tiles_of(p, s);
     const double steps = static_cast<double>(tiles) * static_cast<double>(steps_of(p, s)) / static_cast<double>(shares);
-    const double end = kEnd * block_m(p) * p.n;
+    const double end = kEnd * block_m(p) * p.n, rounded = p.alternate ? 0.0 : kRounded * block_m(p) * p.n;
     const double rounds = static_cast<double>(ceil_div(shares, clusters_of(p, s, shares)));
-    double clocks = first + rounds * steps * bulk_step_clocks(p) + end * (p.alternate ? 1.0 : rounds);
+    double clocks = first + rounds * steps * bulk_step_clocks(p) + (rounds - 1) * rounded + end;
     const double memory = memory_clocks(p, s, shares);
     if (clocks < memory + first + end) clocks = memory + first + end + clocks / 1024;
     clocks += sums_clocks(p, s, shares);

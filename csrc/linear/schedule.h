@@ -24,25 +24,35 @@ struct TilePlace {
 };
 
 // There are fewer than 2^31 tiles, and steps of a tile, but perhaps more steps in all. A division takes a kernel some
-// hundred clocks, before its first copy starts: what is the same for all blocks is divided here, by `make`, and where
-// shares are equal, as they are unless tiles are neither whole nor evenly split, none is left but those for a place.
+// hundred clocks, before its first copy starts: what is the same for all blocks is divided here, by `make`, and none is
+// left but those for a place.
 struct Schedule {
     int64_t tiles_m, tiles_n, batch;
     int64_t steps;  // of a tile
     int64_t blocks;
     int64_t group;  // rows of tiles that are walked through column by column, so that blocks at work share operands
-    int64_t share, rest;  // steps of a block, rounded down, and what that leaves
+    int64_t share, rest;                 // steps of a block, rounded down, and what that leaves
+    double extra;                        // of what is left, on average, a block
+    int64_t of_batch, of_group, of_all;  // tiles
 
     static constexpr Schedule make(int64_t tiles_m, int64_t tiles_n, int64_t batch, int64_t steps, int64_t blocks,
                                    int64_t group) {
         const int64_t total = tiles_m * tiles_n * batch * steps;
-        return {tiles_m, tiles_n, batch, steps, blocks, group, total / blocks, total % blocks};
+        const int64_t share = total / blocks, rest = total % blocks;
+        const double extra = static_cast<double>(rest) / static_cast<double>(blocks);
+        const int64_t of_batch = tiles_m * tiles_n;
+        return {tiles_m, tiles_n, batch, steps,    blocks,          group,
+                share,   rest,    extra, of_batch, group * tiles_n, of_batch * batch};
     }
 
-    HALFOPS_HD int64_t tiles() const { return tiles_m * tiles_n * batch; }
+    HALFOPS_HD int64_t tiles() const { return of_all; }
     HALFOPS_HD int64_t share_begin(int64_t block) const {
-        // In two parts, because block * tiles * steps may not fit.
-        return block * share + (rest == 0 ? 0 : block * rest / blocks);
+        // In two parts, because block * tiles * steps may not fit. block * rest / blocks by a double is right, or one
+        // off.
+        if (rest == 0) return block * share;
+        const auto guess = static_cast<int64_t>(static_cast<double>(block) * extra);
+        const int64_t left = block * rest - guess * blocks;
+        return block * share + guess + (left < 0 ? -1 : left >= blocks ? 1 : 0);
     }
     // The block whose share holds a step: the last that does not begin behind it. A double says which, or its
     // neighbour.
@@ -69,9 +79,9 @@ struct Schedule {
     HALFOPS_HD int slot_of(int64_t tile, int64_t block) const { return share_begin(block) >= tile * steps ? 0 : 1; }
 
     HALFOPS_HD TilePlace place_of(int64_t tile) const {
-        const int64_t in_batch = tiles_m * tiles_n, batch_index = batch == 1 ? 0 : divided(tile, in_batch);
-        tile -= batch_index * in_batch;
-        const int64_t of_group = group * tiles_n, g = of_group > tile ? 0 : divided(tile, of_group);
+        const int64_t batch_index = batch == 1 ? 0 : divided(tile, of_batch);
+        tile -= batch_index * of_batch;
+        const int64_t g = of_group > tile ? 0 : divided(tile, of_group);
         const int64_t within = tile - g * of_group, rows = smaller(group, tiles_m - g * group);
         const int64_t column = divided(within, rows);
         return {g * group + within - column * rows, column, batch_index};

@@ -85,12 +85,19 @@ __device__ __forceinline__ void wgmma_settle(float (&d)[kCount]) {
 #endif
 }
 
-// The number in a register, by an instruction that stays where it is written: a choice among registers by branches must
+// What is in a register, by an instruction that stays where it is written: a choice among registers by branches must
 // not become an index into an array in memory. kWhich differs from one branch to the next, or they would be merged.
 template <int kWhich>
 __device__ __forceinline__ float moved(float x) {
 #if !defined(HALFOPS_EMULATOR)
     asm volatile("mov.f32 %0, %0;  // %1" : "+f"(x) : "n"(kWhich));
+#endif
+    return x;
+}
+template <int kWhich>
+__device__ __forceinline__ uint32_t moved(uint32_t x) {
+#if !defined(HALFOPS_EMULATOR)
+    asm volatile("mov.b32 %0, %0;  // %1" : "+r"(x) : "n"(kWhich));
 #endif
     return x;
 }

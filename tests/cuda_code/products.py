@@ -200,7 +200,7 @@ def table(arch: str = "90a", dtype: str = "f16") -> str:
     rows = [
         f"| {t.name}, {t.stages} | {t.division} | {t.blocks} | {used.get(t.name, t.registers_at_launch)} | "
         f"{t.shared_kib:g} | {t.products(arch)} / {0 if t.bulk else t.matrices} / {t.copies} | {t.tensor_clocks:g} | "
-        f"{t.shared_clocks:g} | {t.bytes_a_clock:g} |"
+        f"{t.shared_clocks:g} | {t.bytes_a_clock:.3g} |"
         for t in tiles()
     ]
     return "\n".join([HEAD, *rows])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from emulator.planted import Mutation
 
-EPILOGUE = "csrc/linear/bulk_epilogue.cuh"
 KERNEL = "csrc/linear/bulk_kernel.cuh"
+LEAVING = "csrc/linear/bulk_leaving.cuh"
 MAINLOOP = "csrc/linear/bulk_mainloop.cuh"
 PRODUCER = "csrc/linear/bulk_producer.cuh"
 CASE = "gemm, clusters"
 
-SENT = "            __syncwarp();  // everybody's rows are there for the copy engine\n            if (lane_ == 0) {\n"
-WAITED = "            ptx::wgmma_wait<1>();\n"
-RELEASED = "            if (step > 0) release(before);\n"
+FENCED = "        ptx::fence_proxy_async();\n"
+MET = "        __syncwarp();  // everybody's rows are there for the copy engine\n"
+SENT = "        if (lane == 0) {\n            ptx::tma_store(bulk_.out"
+WAITED = "                ptx::wgmma_wait<1>();\n"
+RELEASED = "                if (step > 0) release_last();\n"
 
 BULK = [
     Mutation(
@@ -35,7 +37,7 @@ BULK = [
         "bulk: no wait until a stage is full",
         CASE,
         MAINLOOP,
-        "            ptx::mbarrier_wait(&control_.full[stage_.index()], stage_.parity());\n",
+        "                ptx::mbarrier_wait(&control_.full[stage_.index()], stage_.parity());\n",
         "",
         "error error error ? ?",
     ),
@@ -59,8 +61,8 @@ BULK = [
         "bulk: a stage is released in one block of the cluster alone",
         CASE,
         MAINLOOP,
-        "if (lane_index() < C::kCluster)",
-        "if (lane_index() < 1)",
+        "if (lane < C::kCluster)",
+        "if (lane < 1)",
         "error error error ? ?",
     ),
     Mutation(
@@ -86,7 +88,7 @@ BULK = [
         "            // No block ends before the other's last arrivals at its barriers.\n"
         "            ptx::cluster_arrive();\n            ptx::cluster_wait();\n",
         "",
-        "error error error ? ?",
+        "error ? error ? ?",
     ),
     Mutation(
         "bulk: no fence behind the barriers' first counts",
@@ -115,33 +117,49 @@ BULK = [
     Mutation(
         "bulk: no fence.proxy.async before outputs leave",
         CASE,
-        EPILOGUE,
-        "            ptx::fence_proxy_async();\n" + SENT + "                ptx::tma_store(bulk_.out",
-        SENT + "                ptx::tma_store(bulk_.out",
+        LEAVING,
+        FENCED + MET + SENT,
+        MET + SENT,
         "- - - ? race",
     ),
     Mutation(
         "bulk: outputs leave before all lanes have put theirs",
         CASE,
-        EPILOGUE,
-        SENT + "                ptx::tma_store(bulk_.out",
-        "            if (lane_ == 0) {\n                ptx::tma_store(bulk_.out",
+        LEAVING,
+        MET + SENT,
+        SENT,
         "- - - ? race",
     ),
     Mutation(
         "bulk: outputs are overwritten before they have left",
         CASE,
-        EPILOGUE,
-        "                if (lane_ == 0) ptx::tma_wait_read<kOutBuffers - 1>();\n",
+        LEAVING,
+        "        if (lane == 0) ptx::tma_wait_read<kOutBuffers - 1>();\n",
         "",
         "wrong wrong wrong ? ?",
     ),
     Mutation(
         "bulk: outputs lie with another swizzle than the copy engine's",
         CASE,
-        EPILOGUE,
+        LEAVING,
         "(chunk ^ line % 8) * 16, pairs",
         "(chunk ^ line % 4) * 16, pairs",
+        "wrong wrong wrong ? ?",
+    ),
+    Mutation(
+        "bulk: the last tile's outputs stay behind",
+        CASE,
+        KERNEL,
+        "        if (over && !finish.has_left()) break;\n",
+        "        if (over) break;\n",
+        "wrong wrong wrong ? ?",
+    ),
+    Mutation(
+        "bulk: outputs leave to the place of the tile that is multiplied",
+        CASE,
+        LEAVING,
+        "ptx::tma_store(bulk_.out, col_ + kPart * 64,",
+        "ptx::tma_store(bulk_.out, col_ + C::kN + kPart * 64,",
         "wrong wrong wrong ? ?",
     ),
 ]

@@ -27,9 +27,9 @@ SOURCES = ("csrc/linear/linear_cuda.cu", "csrc/collective/upload.cu", "csrc/coll
 # The whole table, and of its rows for sm_90a those that are compiled (entries/linear_bulk.cpp).
 TABLE = (
     *ROWS, "256x256x64 bulk", "128x256x64 bulk", "256x128x64 bulk", "128x128x64 bulk", "128x256x64 turns",
-    "64x128x64 turns",
+    "64x128x64 turns", "128x192x64 bulk",
 )  # fmt: skip
-BULK_ROWS = ("256x256x64 bulk", "128x128x64 bulk", "128x256x64 turns", "64x128x64 turns")
+BULK_ROWS = ("256x256x64 bulk", "128x128x64 bulk", "128x256x64 turns", "64x128x64 turns", "128x192x64 bulk")
 
 GEMM = program("linear", *SOURCES)
 GEMM_BULK = program("linear_bulk", *SOURCES)

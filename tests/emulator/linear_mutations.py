@@ -214,7 +214,7 @@ LINEAR = [
         "gemm: shares leave out the rest of the division",
         "gemm in pieces",
         SCHEDULE,
-        "block * share + (rest == 0 ? 0 : block * rest / blocks)",
+        "block * share + guess + (left < 0 ? -1 : left >= blocks ? 1 : 0)",
         "block * share",
         "wrong wrong wrong ? ?",
     ),

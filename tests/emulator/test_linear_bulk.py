@@ -28,8 +28,8 @@ from emulator.program import Mode
 from emulator.test_linear import F16, F32, MODES, aligned, assert_same, exact, scaled, sums_are_right
 from halfops._ops import ops
 
-ROWS = pytest.mark.parametrize("row", ["128x128x64 bulk", "128x256x64 turns"])
-M, N, K = 150, 264, 136  # a tile that is whole, and ends of others on both sides
+ROWS = pytest.mark.parametrize("row", ["128x128x64 bulk", "128x192x64 bulk", "128x256x64 turns"])
+M, N, K = 150, 392, 136  # tiles that are whole, and ends of others on both sides
 
 
 def forward(row: str, activation: str = "none", more: dict[str, Tensor] | None = None, **options) -> Problem:
@@ -69,6 +69,45 @@ def test_dgrad(row, activation):
     result = problem.run(MODES[3])
     assert_same(result["out"], ops.linear_dgrad(grad, weight, preact, activation, True)[0])
     assert sums_are_right(result["column_sums"], result["out"])
+
+
+@ROWS
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+@pytest.mark.parametrize("bias_gradients", [False, True])
+def test_gated_dgrad(row, activation, bias_gradients):
+    """Both gradients' boxes at once, or one pair's after the other where sums of columns take their room."""
+    grad, weight = whole_numbers(M, K, seed=1), scaled(whole_numbers(K, N, seed=2), 2.0**-4)
+    gate, up = normal(M, N, seed=3), normal(M, N, seed=4)
+    problem = Problem(grad, weight, activation=activation, more={"grad_preact": gate, "grad_up": up}, row=row)
+    problem.wants = ("out2", *(("column_sums", "column_sums2") if bias_gradients else ()))
+    result = problem.run(MODES[2])
+    wanted = ops.gated_dgrad(grad, weight, gate, up, activation, True)
+    for name, sums, expected in zip(("out", "out2"), ("column_sums", "column_sums2"), wanted, strict=False):
+        assert_same(result[name], expected)
+        assert not bias_gradients or sums_are_right(result[sums], expected)
+
+
+@ROWS
+@pytest.mark.parametrize("k", [8, 72, 200])
+def test_outputs_that_leave_beside_few_steps(row, k):
+    """A tile has four or eight portions of outputs, and the next one fewer steps; with an activation and without."""
+    x, weight, bias = whole_numbers(600, k, seed=1), scaled(whole_numbers(520, k, seed=2), 2.0**-4), normal(520, seed=3)
+    for seed, activation in enumerate(("none", "relu")):
+        problem = Problem(x, weight.mT, activation=activation, more={"bias": bias}, row=row)
+        problem.wants = () if activation == "none" else ("preact",)
+        result = problem.run(Mode("random", seed, multiprocessors=3))
+        wanted = ops.linear(x, weight, bias, None, activation, True)
+        assert_same(result["out"], wanted[0])
+        if problem.wants:
+            assert_same(result["preact"], wanted[1])
+
+
+@ROWS
+def test_nothing_is_added_where_there_is_no_bias(row):
+    """-0 stays: a negative sum times nothing has a sign, which +0 would take from it."""
+    x, weight = torch.ones(M, K).half(), torch.full((N, K), -1.0).half()
+    out = Problem(x, weight.mT, alpha=0.0, row=row).run(MODES[1])["out"]
+    assert_same(out, torch.full((M, N), -0.0).half())
 
 
 @ROWS

@@ -200,14 +200,14 @@ def choices(problems) -> list[Choice]:
     return [Choice(TABLE[r[0]], *r[1:5], tuple(itertools.compress(TABLE, r[5:]))) for r in found]
 
 
-def shape_of(device, m, n, k, products, batch, major_a, major_b, aligned) -> tuple[int, ...]:
+def shape_of(device, m, n, k, products, batch, major_a, major_b, aligned, gated=False) -> tuple[int, ...]:
     bulk = device == "Hopper" and k > 0 and max(m, n, k) < 2**31
     packed = 0 if aligned else 2 * batch * k * (m + n)
-    return (m, n, k, products, batch, major_a, major_b, aligned, bulk, packed, *DEVICES[device])
+    return (m, n, k, products, batch, major_a, major_b, aligned, bulk, gated, packed, *DEVICES[device])
 
 
-def choice(device, m, n, k, *, products=1, batch=1, majors=(ALONG_K, ALONG_K), aligned=True) -> Choice:
-    return choices([(device, m, n, k, products, batch, *majors, aligned)])[0]
+def choice(device, m, n, k, *, products=1, batch=1, majors=(ALONG_K, ALONG_K), aligned=True, gated=False) -> Choice:
+    return choices([(device, m, n, k, products, batch, *majors, aligned, gated)])[0]
 
 
 def policies() -> dict[str, dict[str, int]]:
@@ -256,6 +256,14 @@ def test_hopper_gets_its_own_rows():
     # A copy to aligned lines is worth it, even for few rows: 62 us instead of 238 for a wgrad of 10 x 512 x 65536.
     assert choice("Hopper", 4096, 4096, 1024, aligned=False).row in BULK
     assert choice("Hopper", 10, 512, 65536, majors=(ALONG_MN, ALONG_MN), aligned=False).row in BULK
+
+
+def test_halves_of_a_gated_tile_are_whole_slabs():
+    """96 columns are none where lines run along N: there each factor's half comes in slabs of 64."""
+    row = "128x192x64 bulk"
+    for gated, major in itertools.product((False, True), (ALONG_K, ALONG_MN)):
+        chosen = choice("Hopper", 4096, 4096, 4096, majors=(ALONG_K, major), gated=gated)
+        assert (row in chosen.serve) == (not gated or major == ALONG_K)
 
 
 # What an H200 took stream-K for, until its bytes were counted (docs/kernels.md).

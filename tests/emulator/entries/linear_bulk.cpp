@@ -11,5 +11,6 @@ HALFOPS_LEFT_OUT(bf16, 10)
 HALFOPS_LEFT_OUT(bf16, 11)
 HALFOPS_LEFT_OUT(bf16, 12)
 HALFOPS_LEFT_OUT(bf16, 13)
+HALFOPS_LEFT_OUT(bf16, 15)
 
 const emulator::Entry gemm("gemm", linear_entry::gemm);

@@ -11,5 +11,6 @@ HALFOPS_LEFT_OUT(f16, 11)
 HALFOPS_LEFT_OUT(f16, 12)
 HALFOPS_LEFT_OUT(f16, 13)
 HALFOPS_LEFT_OUT(f16, 14)
+HALFOPS_LEFT_OUT(f16, 15)
 
 const emulator::Entry gemm("gemm", linear_entry::gemm);

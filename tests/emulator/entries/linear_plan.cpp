@@ -109,8 +109,8 @@ void policies(const Arguments& arguments) {
 void selections(const Arguments& arguments) {
     const Array problems = arguments["problems"];
     auto* results = arguments["results"].as<int64_t>();
-    for (int64_t i = 0; i < problems.count<int64_t>() / 13; ++i) {
-        const auto* p = problems.as<int64_t>() + i * 13;
+    for (int64_t i = 0; i < problems.count<int64_t>() / 14; ++i) {
+        const auto* p = problems.as<int64_t>() + i * 14;
         const auto small = [&](int j) { return static_cast<int>(p[j]); };
         const Shape shape{p[0],
                           p[1],
@@ -121,10 +121,11 @@ void selections(const Arguments& arguments) {
                           static_cast<Major>(p[6]),
                           p[7] != 0,
                           p[8] != 0,
-                          p[9],
-                          small(10),
+                          p[9] != 0,
+                          p[10],
                           small(11),
-                          small(12)};
+                          small(12),
+                          small(13)};
         divisions = 0;
         const Selection selection = select(shape);
         *results++ = selection.policy;
@@ -152,12 +153,15 @@ void tile_offsets(const Arguments& arguments) {
 template <int kRow>
 void tile_of_row(const Arguments& arguments, bool b, Major major) {
     constexpr Policy p = kPolicies[kRow];
-    if (major == Major::k) {
+    if constexpr (p.copy == Copy::bulk) {
+        refuse_call("the copy engine lays out this row's stages", "tile");
+    } else if (major == Major::k) {
         return b ? tile_offsets<typename TileOf<Major::k, p.n, p.k>::Type>(arguments)
                  : tile_offsets<typename TileOf<Major::k, p.m, p.k>::Type>(arguments);
+    } else {
+        return b ? tile_offsets<typename TileOf<Major::mn, p.n, p.k>::Type>(arguments)
+                 : tile_offsets<typename TileOf<Major::mn, p.m, p.k>::Type>(arguments);
     }
-    return b ? tile_offsets<typename TileOf<Major::mn, p.n, p.k>::Type>(arguments)
-             : tile_offsets<typename TileOf<Major::mn, p.m, p.k>::Type>(arguments);
 }
 
 template <int... kRows>

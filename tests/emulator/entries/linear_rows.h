@@ -37,7 +37,8 @@
     HALFOPS_LEFT_OUT(T, 11) \
     HALFOPS_LEFT_OUT(T, 12) \
     HALFOPS_LEFT_OUT(T, 13) \
-    HALFOPS_LEFT_OUT(T, 14)
+    HALFOPS_LEFT_OUT(T, 14) \
+    HALFOPS_LEFT_OUT(T, 15)
 
 // A program without those is what a binary without code for sm_90a is.
 #define HALFOPS_NOT_FOR_HOPPER \
