@@ -164,31 +164,19 @@ class BulkFinisher {
         leave_sums(work, first / 64 + height, place.squares);
     }
 
-    // The warpgroup's sums of columns over its 64 rows, in the order of its warps, or if fine each warp's own; and a
-    // place for each warp's squares.
+    // The warpgroup's sums of columns over its 64 rows, in the order of its warps, or if fine each warp's own; and each
+    // warp's squares.
     __device__ __forceinline__ void leave_sums(const BulkWork& work, int warp_row, double squares) {
-        constexpr Policy p = C::kPolicy;
-        static_assert(p.warps_n >= 4, "a place for each warp's squares");
         const EpilogueArguments& e = arguments_.epilogue;
-        const int patches = e.fine ? 64 / kPatchRows : 1;
-        const auto slots = [&](int warp_column) {
-            return sum_slots(arguments_.schedule, work.piece.tile, work.place, p.warps_m, p.warps_n, warp_row,
-                             warp_column, patches, e.fine ? warp_ : 0);
-        };
-        if (e.squares != nullptr) {
-            const double sum = warp_sum(squares);
-            const int mine = e.fine ? 0 : warp_;
-            for (int column = lane_; column < p.warps_n; column += kWarpSize) {
-                if (column == mine) {
-                    e.squares[slots(column).squares] = sum;
-                } else if (e.fine || (column >= 4 && column % 4 == warp_)) {
-                    e.squares[slots(column).squares] = 0.0;
-                }
-            }
-        }
+        if (e.squares != nullptr) leave_squares<C>(arguments_, work.piece.tile, warp_row, squares);
         if (e.column_sums == nullptr) return;
         static_assert(2 * C::kN * 4 <= kOutBytes, "room for the sums of a warp");
-        const int64_t slot = slots(0).columns, col = work.place.n * C::kN;
+        constexpr Policy p = C::kPolicy;
+        const int patches = e.fine ? 64 / kPatchRows : 1, patch = e.fine ? warp_ : 0;
+        const int64_t slot = sum_slots(arguments_.schedule, work.piece.tile, work.place, p.warps_m, p.warps_n, warp_row,
+                                       0, patches, patch)
+                                 .columns;
+        const int64_t col = work.place.n * C::kN;
         const int barrier = 3 + static_cast<int>(threadIdx.x) / kWarpgroup;
         if (e.fine) {
             __syncwarp();  // the sums are there for every lane

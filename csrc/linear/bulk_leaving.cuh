@@ -35,6 +35,7 @@ class Leaving {
         } else {
             round_with_bias(sums);
         }
+        if (e.squares != nullptr) count_squares(work, first);
         left_ =
             bulk_.kind == Kind::plain ? kPlainPortions : C::kHeights * kUnits / (bulk_.kind == Kind::gated ? 2 : 1) / 2;
         if (lane_index() == 0) ptx::tma_wait_read<0>();  // a tile begins with any of the boxes
@@ -96,6 +97,21 @@ class Leaving {
                                          AddBias{}(Scale{alphas[half]}(sum[1]), added[1]));
                 }
             }
+        }
+    }
+
+    // Beside the output, sums are zero; there is no bias.
+    __device__ __forceinline__ void count_squares(const BulkWork& work, int first) const {
+#pragma unroll
+        for (int height = 0; height < C::kHeights; ++height) {
+            double squares = 0.0;
+#pragma unroll
+            for (int i = 0; i < C::kN / 4; ++i) {
+                const Two<T> two{words_[height][i]};
+                const float v[2] = {two.first(), two.second()};
+                squares += squares_of(v, 2);
+            }
+            leave_squares<C>(arguments_, work.piece.tile, first / 64 + height, squares);
         }
     }
 

@@ -19,7 +19,8 @@ class Multiplier {
     __device__ __forceinline__ void skip(int steps) { stage_.advance(steps); }
 
     // A stage is free once the products that read it are done: those of the step before, when at most one group is
-    // under way. What `finish` has left to do has a place behind every step, while its products are.
+    // under way. What `finish` has left to do has a place in every step, behind its products' start: there are the
+    // tensor cores busy for two steps.
     template <class Finish>
     __device__ __forceinline__ void run(int steps, Sums& sums, Finish& finish) {
         const uint64_t a =
@@ -32,11 +33,13 @@ class Multiplier {
                 ptx::mbarrier_wait(&control_.full[stage_.index()], stage_.parity());
                 multiply(sums, ptx::advanced(a, stage_.index() * C::kStageBytes),
                          ptx::advanced(b, stage_.index() * C::kStageBytes), step > 0);
+            }
+            finish.beside_step();
+            if (step < steps) {
                 ptx::wgmma_wait<1>();
                 if (step > 0) release_last();
                 stage_.advance();
             }
-            finish.beside_step();
         }
         ptx::wgmma_wait<0>();
         settle(sums);

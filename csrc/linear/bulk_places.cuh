@@ -101,6 +101,24 @@ __device__ __forceinline__ void store_piece(const GemmArguments& arguments, cons
     }
 }
 
+// The squares of a warp of a warpgroup, to the first of the places that the group's rows of a tile have; the others get
+// none. By all lanes.
+template <class C>
+__device__ __forceinline__ void leave_squares(const GemmArguments& arguments, int tile, int warp_row, double squares) {
+    constexpr Policy p = C::kPolicy;
+    const int thread = ptx::thread_index_anew() % kWarpgroup, warp = thread / kWarpSize;
+    static_assert(p.warps_n >= 4, "a place for each warp's squares");
+    const EpilogueArguments& e = arguments.epilogue;
+    const double sum = warp_sum(squares);
+    const int mine = e.fine ? 0 : warp, patches = e.fine ? 64 / kPatchRows : 1;
+    for (int column = thread % kWarpSize; column < p.warps_n; column += kWarpSize) {
+        const bool is_mine = e.fine || column % 4 == warp;
+        const SumSlots slots = sum_slots(arguments.schedule, tile, {0, 0, 0}, p.warps_m, p.warps_n, warp_row, column,
+                                         patches, e.fine ? warp : 0);
+        if (is_mine) e.squares[slots.squares] = column == mine ? sum : 0.0;
+    }
+}
+
 // Where a warp's part of shared memory begins: that for outputs on their way.
 struct OutRoom {
     char* all;  // of the warps that finish, kOutBuffers * kOutBytes each

@@ -305,7 +305,7 @@ Kind kind_of(const Problem& p, const EpilogueArguments& e, const bool (&sent)[kO
     if (sums) return Kind::any;
     if (active) return halves && pairs && !adds && !stats ? Kind::activated : Kind::any;
     if (keeps) return Kind::any;
-    if (!adds) return halves && pairs && !stats ? Kind::plain : Kind::any;
+    if (!adds) return halves && pairs && !(stats && e.bias.data != nullptr) ? Kind::plain : Kind::any;
     if (halves && suits(e.c, dtype)) return Kind::added;
     return other == DType::f32 && e.out.vectors && suits(e.c, DType::f32) ? Kind::accumulated : Kind::any;
 }

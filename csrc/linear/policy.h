@@ -48,6 +48,7 @@ struct Policy {
 // | 128x128 bulk  | 512 : 640   | 310 at (128, 11008, 4096): outputs too small for 128x256                         |
 // | 128x256 turns | 512 : 640   | 421 at 3000 cubed, 0.64: the end of a tile is hidden                             |
 // | 64x128 turns  | 256 : 384   | 166 at 1024 cubed, 0.65: one round of tiles                                      |
+// | 128x192 bulk  | 768 : 832   | not yet measured: fills three rounds at 3000 cubed, two where N is 768           |
 inline constexpr Policy kPolicies[] = {
     {"128x256x32", 128, 256, 32, 4, 2, 4, Copy::async, 1},
     {"256x128x32", 256, 128, 32, 4, 4, 2, Copy::async, 1},

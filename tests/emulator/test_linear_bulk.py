@@ -125,6 +125,18 @@ def test_wgrad(row, dtype):
 
 
 @ROWS
+@pytest.mark.parametrize("blocks", [0, 5])  # a tile each; some in pieces beside some that are whole
+def test_wgrad_that_is_not_added_to_anything(row, blocks):
+    grad, x = whole_numbers(K, M, seed=1), whole_numbers(K, N, seed=2)
+    problem = Problem(padded(grad, 152).mT, x, wants=("stats",), row=row, blocks=blocks)
+    result = problem.run(MODES[2])
+    assert_same(result["out"], exact(problem.a, problem.b))
+    squares = result["out"].double().square().sum()
+    assert abs(result["stats"][0] - squares) <= M * N * 2.0**-53 * squares
+    assert result["stats"][1] == 0
+
+
+@ROWS
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:])
 def test_gated_forward(row, activation):
     x = whole_numbers(M, K, seed=1)

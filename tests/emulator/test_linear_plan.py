@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from emulator.build import ROOT
 from emulator.gemm import ROWS, TABLE
 from emulator.program import Arrays, program
 
@@ -189,15 +190,16 @@ class Choice:
     tiles: int
     steps: int  # of a tile
     divisions: int  # that the choice took
+    clocks: int  # that the model gives it
     serve: tuple[str, ...]  # the rows that could have done it
 
 
 def choices(problems) -> list[Choice]:
     """Of (device, m, n, k) and more of linear::Shape."""
     numbers = np.array([shape_of(*problem) for problem in problems], np.int64)
-    found = call("selections", {"problems": numbers}, len(problems), 5 + len(TABLE)).tolist()
+    found = call("selections", {"problems": numbers}, len(problems), 6 + len(TABLE)).tolist()
     assert all(row[0] >= 0 for row in found)
-    return [Choice(TABLE[r[0]], *r[1:5], tuple(itertools.compress(TABLE, r[5:]))) for r in found]
+    return [Choice(TABLE[r[0]], *r[1:6], tuple(itertools.compress(TABLE, r[6:]))) for r in found]
 
 
 def shape_of(device, m, n, k, products, batch, major_a, major_b, aligned, gated=False) -> tuple[int, ...]:
@@ -264,6 +266,32 @@ def test_halves_of_a_gated_tile_are_whole_slabs():
     for gated, major in itertools.product((False, True), (ALONG_K, ALONG_MN)):
         chosen = choice("Hopper", 4096, 4096, 4096, majors=(ALONG_K, major), gated=gated)
         assert (row in chosen.serve) == (not gated or major == ALONG_K)
+
+
+# What lines run along in a layer's three products, and the products that docs/kernels.md makes predictions for.
+LAYER = {"forward": (ALONG_K, ALONG_K), "dgrad": (ALONG_K, ALONG_MN), "wgrad": (ALONG_MN, ALONG_MN)}
+PREDICTED = (
+    ("forward", 8192, 8192, 8192), ("forward", 4096, 4096, 4096), ("forward", 3000, 3000, 3000),
+    ("forward", 2048, 2048, 2048), ("forward", 1024, 1024, 1024), ("forward", 4096, 16384, 4096),
+    ("dgrad", 4096, 4096, 32000), ("forward", 8192, 3072, 768), ("forward", 8192, 768, 3072),
+    ("forward", 8192, 2304, 768), ("wgrad", 3072, 768, 8192), ("wgrad", 1024, 1024, 32768), ("wgrad", 64, 64, 131072),
+)  # fmt: skip
+
+
+def predicted() -> str:
+    """For a card with rows for Hopper: between what an H200's power leaves of its clock and all of it."""
+    lines = ["| product (m, n, k) | plan | clocks | us at 1.32 GHz | us at 1.9 GHz |", "|---|---|---|---|---|"]
+    for job, m, n, k in PREDICTED:
+        chosen = choice("Hopper", m, n, k, majors=LAYER[job])
+        slow, fast = (chosen.clocks / mhz for mhz in (1320, 1900))
+        plan = f"{chosen.row}, {chosen.blocks} on {chosen.tiles} tiles"
+        lines.append(f"| {job} ({m}, {n}, {k}) | {plan} | {chosen.clocks} | {slow:.1f} | {fast:.1f} |")
+    return "\n".join(lines)
+
+
+def test_the_page_has_what_the_model_predicts():
+    page = (ROOT / "docs" / "kernels.md").read_text()
+    assert page.split("<!-- predicted -->\n")[1].split("\n<!-- /predicted -->")[0] == predicted()
 
 
 # What an H200 took stream-K for, until its bytes were counted (docs/kernels.md).

@@ -105,7 +105,7 @@ void policies(const Arguments& arguments) {
     }
 }
 
-// Of each problem: row, blocks, tiles, steps of a tile, divisions; and for each row whether it can serve.
+// Of each problem: row, blocks, tiles, steps of a tile, divisions, clocks; and for each row whether it can serve.
 void selections(const Arguments& arguments) {
     const Array problems = arguments["problems"];
     auto* results = arguments["results"].as<int64_t>();
@@ -134,6 +134,9 @@ void selections(const Arguments& arguments) {
         *results++ = selection.policy < 0 ? 0 : tiles_of(kPolicies[selection.policy], shape);
         *results++ = selection.policy < 0 ? 0 : steps_of(kPolicies[selection.policy], shape);
         *results++ = made;
+        *results++ = selection.policy < 0 ? 0
+                                          : static_cast<int64_t>(
+                                                clocks_of(kPolicies[selection.policy], shape, selection.blocks));
         for (const Policy& policy : kPolicies) *results++ = serves(policy, shape);
     }
 }
