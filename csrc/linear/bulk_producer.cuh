@@ -23,19 +23,15 @@ class Producer {
     // By one thread. Shares in turn: this cluster's number, and then as many on as there are clusters.
     __device__ __forceinline__ void run() {
         const Schedule& schedule = arguments_.schedule;
-        ptx::wait_for_earlier_grids();
 #pragma unroll 1
         for (unsigned share = blockIdx.x / C::kCluster; share < static_cast<unsigned>(schedule.blocks);
              share += gridDim.x / C::kCluster) {
-            const int64_t end = schedule.share_begin(int64_t{share} + 1);
-#pragma unroll 1
-            for (int64_t step = schedule.share_begin(share); step < end;) {
-                const Piece piece = schedule.piece_at(share, step);
+            schedule.for_each_piece(share, [&](const Piece& piece) {
                 const TilePlace place = schedule.place_of(piece.tile);
                 tell({piece, place, share});
+                ptx::wait_for_earlier_grids();  // the first time; what was done so far reads nothing of theirs
                 fill(piece, place);
-                step += piece.last - piece.first;
-            }
+            });
         }
         tell({{-1, 0, 0, 0}, {0, 0, 0}, 0});
     }

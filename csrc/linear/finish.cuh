@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kFinishThreads, 3)
         __syncwarp();  // the sums are there for every lane
     }
 
-    const TilePlace place = schedule.place_of(tile);
+    const TilePlace place = schedule.place_of(static_cast<int32_t>(tile));
     const Outputs outputs = outputs_of(arguments, place, policy.m, policy.n, column);
     Patches<kColumns> patches(arguments.epilogue, lane_index(), outputs.col, patch, second);
     patches.finish(outputs.row + row, outputs.end);

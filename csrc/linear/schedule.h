@@ -40,9 +40,20 @@ struct Schedule {
         const int64_t total = tiles_m * tiles_n * batch * steps;
         const int64_t share = total / blocks, rest = total % blocks;
         const double extra = static_cast<double>(rest) / static_cast<double>(blocks);
+        constexpr int64_t kMost = INT32_MAX;
         const int64_t of_batch = tiles_m * tiles_n;
-        return {tiles_m, tiles_n, batch, steps,    blocks,          group,
-                share,   rest,    extra, of_batch, group * tiles_n, of_batch * batch};
+        return {tiles_m,
+                tiles_n,
+                batch,
+                steps,
+                blocks,
+                group,
+                share,
+                rest,
+                extra,
+                of_batch,
+                smaller(kMost, group * tiles_n),
+                of_batch * batch};
     }
 
     HALFOPS_HD int64_t tiles() const { return of_all; }
@@ -63,12 +74,30 @@ struct Schedule {
         if (share_begin(block) > step) return block - 1;
         return block + 1 < blocks && share_begin(block + 1) <= step ? block + 1 : block;
     }
-    // The piece that begins at a step of a block's share.
-    HALFOPS_HD Piece piece_at(int64_t block, int64_t step) const {
-        const int64_t tile = is_split() ? step / steps : block, first = step - tile * steps;
-        const int64_t last = smaller(steps, share_begin(block + 1) - tile * steps);
+    // The piece that begins at a step of a block's share, which goes from `begin` to `end`, where tiles are split.
+    HALFOPS_HD Piece piece_at(int64_t begin, int64_t end, int64_t step) const {
+        const int64_t tile = step / steps, first = step - tile * steps;
+        const int64_t last = smaller(steps, end - tile * steps);
         return {static_cast<int32_t>(tile), static_cast<int32_t>(first), static_cast<int32_t>(last),
-                step == share_begin(block) ? 0 : 1};
+                step == begin ? 0 : 1};
+    }
+    HALFOPS_HD Piece piece_at(int64_t block, int64_t step) const {
+        return is_split() ? piece_at(share_begin(block), share_begin(block + 1), step) : whole(block);
+    }
+    // All of a tile.
+    HALFOPS_HD Piece whole(int64_t tile) const {
+        return {static_cast<int32_t>(tile), 0, static_cast<int32_t>(steps), 0};
+    }
+    // f(piece) for all of a block's.
+    template <class F>
+    HALFOPS_HD void for_each_piece(int64_t block, const F& f) const {
+        const bool split = is_split();
+        const int64_t begin = split ? share_begin(block) : 0, end = split ? share_begin(block + 1) : steps;
+        for (int64_t step = begin; step < end;) {
+            const Piece piece = split ? piece_at(begin, end, step) : whole(block);
+            f(piece);
+            step += piece.last - piece.first;
+        }
     }
     HALFOPS_HD bool is_whole(const Piece& piece) const { return piece.first == 0 && piece.last == steps; }
     HALFOPS_HD bool is_split() const { return blocks != tiles(); }
@@ -78,19 +107,22 @@ struct Schedule {
     // Its slot for the piece of a tile: only the first of the tile's blocks can have had another tile before.
     HALFOPS_HD int slot_of(int64_t tile, int64_t block) const { return share_begin(block) >= tile * steps ? 0 : 1; }
 
-    HALFOPS_HD TilePlace place_of(int64_t tile) const {
-        const int64_t batch_index = batch == 1 ? 0 : divided(tile, of_batch);
-        tile -= batch_index * of_batch;
-        const int64_t g = of_group > tile ? 0 : divided(tile, of_group);
-        const int64_t within = tile - g * of_group, rows = smaller(group, tiles_m - g * group);
-        const int64_t column = divided(within, rows);
-        return {g * group + within - column * rows, column, batch_index};
-    }
-
-  private:
-    // Of numbers of tiles: a division of 32 bits takes a third of the time.
-    static HALFOPS_HD int64_t divided(int64_t a, int64_t b) {
-        return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+    // In 32 bits, in which a division takes a third of the time.
+    HALFOPS_HD TilePlace place_of(int32_t tile) const {
+        const auto number = [](int64_t x) { return static_cast<uint32_t>(x); };
+        uint32_t at = static_cast<uint32_t>(tile), in = 0, g = 0;
+        if (batch > 1) {
+            in = at / number(of_batch);
+            at -= in * number(of_batch);
+        }
+        if (at >= number(of_group)) {
+            g = at / number(of_group);
+            at -= g * number(of_group);
+        }
+        const uint32_t above = g * number(group), below = number(tiles_m) - above;
+        const uint32_t rows = below < number(group) ? below : number(group);
+        const uint32_t column = at / rows;
+        return {above + at - column * rows, column, in};
     }
 };
 

@@ -56,7 +56,7 @@ void owners(const Arguments& arguments) {
 void places(const Arguments& arguments) {
     const Schedule schedule = schedule_of(arguments);
     for_each_index<3>(arguments, [&](int64_t i, int64_t* result) {
-        const TilePlace place = schedule.place_of(i);
+        const TilePlace place = schedule.place_of(static_cast<int32_t>(i));
         result[0] = place.m;
         result[1] = place.n;
         result[2] = place.batch;
@@ -72,8 +72,7 @@ void pieces(const Arguments& arguments) {
     const Array blocks = arguments["indices"];
     for (int64_t i = 0; i < blocks.count<int64_t>(); ++i) {
         const int64_t block = blocks.as<int64_t>()[i];
-        for (int64_t step = schedule.share_begin(block); step < schedule.share_begin(block + 1);) {
-            const Piece piece = schedule.piece_at(block, step);
+        schedule.for_each_piece(block, [&](const Piece& piece) {
             int64_t* row = results + (*count)++ * 6;
             row[0] = block;
             row[1] = piece.tile;
@@ -81,8 +80,7 @@ void pieces(const Arguments& arguments) {
             row[3] = piece.last;
             row[4] = piece.slot;
             row[5] = schedule.is_whole(piece);
-            step += piece.last - piece.first;
-        }
+        });
     }
 }
 
@@ -134,9 +132,9 @@ void selections(const Arguments& arguments) {
         *results++ = selection.policy < 0 ? 0 : tiles_of(kPolicies[selection.policy], shape);
         *results++ = selection.policy < 0 ? 0 : steps_of(kPolicies[selection.policy], shape);
         *results++ = made;
-        *results++ = selection.policy < 0 ? 0
-                                          : static_cast<int64_t>(
-                                                clocks_of(kPolicies[selection.policy], shape, selection.blocks));
+        *results++ = selection.policy < 0
+                         ? 0
+                         : static_cast<int64_t>(clocks_of(kPolicies[selection.policy], shape, selection.blocks));
         for (const Policy& policy : kPolicies) *results++ = serves(policy, shape);
     }
 }
