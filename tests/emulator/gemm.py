@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from cuda_code.products import tiles
 from torch import Tensor
 
 from emulator.program import Mode, Program, Report, program
 from emulator.work import CODES
 
-# Rows of csrc/linear/policy.h, by what they are for.
-ROWS = (
-    "128x256x32", "256x128x32", "128x128x32", "64x128x32", "64x64x64", "32x128x64", "16x128x64",
-    "128x128x32 staged", "64x64x32 staged",
-)  # fmt: skip
+# The table of csrc/linear/policy.h, and its rows for any architecture.
+TABLE = tuple(tile.name for tile in tiles())
+ROWS = tuple(tile.name for tile in tiles() if not tile.bulk)
 # For bf16, and for sanitizers, few rows are compiled (entries/linear.cpp, entries/linear_few.cpp).
 BF16_ROWS = ("64x64x64", "64x64x32 staged")
 FEW_ROWS = ("64x64x64", "16x128x64", "64x64x32 staged")
@@ -24,12 +23,8 @@ LAYOUTS = ("nn", "nt", "tn", "tt")  # of A and B: n as in [M, K] and [K, N], t t
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 SOURCES = ("csrc/linear/linear_cuda.cu", "csrc/collective/upload.cu", "csrc/collective/tensor_map.cu")
 
-# The whole table, and of its rows for sm_90a those that are compiled (entries/linear_bulk.cpp).
-TABLE = (
-    *ROWS, "256x256x64 bulk", "128x256x64 bulk", "256x128x64 bulk", "128x128x64 bulk", "128x256x64 turns",
-    "64x128x64 turns", "128x192x64 bulk",
-)  # fmt: skip
-BULK_ROWS = ("256x256x64 bulk", "128x128x64 bulk", "128x256x64 turns", "64x128x64 turns", "128x192x64 bulk")
+# Of its rows for sm_90a those that are compiled (entries/linear_bulk.cpp).
+BULK_ROWS = tuple(row for row in TABLE if row not in (*ROWS, "128x256x64 bulk", "256x128x64 bulk"))
 
 GEMM = program("linear", *SOURCES)
 GEMM_BULK = program("linear_bulk", *SOURCES)
