@@ -44,8 +44,7 @@ class BulkFinisher {
         const int thread = ptx::thread_index_anew();
         lane_ = thread % kWarpSize;
         warp_ = thread / kWarpSize % 4;
-        if (lane_ == 0) ptx::tma_wait_read<0>();  // of the tile before
-        __syncwarp();
+        wait_until_read(lane_, false);  // of the tile before
 #pragma unroll 1
         for (int height = 0; height < C::kHeights; ++height) {
             if (bulk_.kind == Kind::any || !is_inside(work, first + 64 * height)) {
@@ -137,14 +136,7 @@ class BulkFinisher {
 #pragma unroll 1
         for (int pair = 0; pair < kPairs; ++pair) {
             if (kKind != Kind::accumulated) {
-                if (lane_ == 0) {
-                    if (twice) {
-                        ptx::tma_wait_read<1>();
-                    } else {
-                        ptx::tma_wait_read<0>();
-                    }
-                }
-                __syncwarp();  // the boxes have been read
+                wait_until_read(lane_, twice);
                 place.boxes = out_room<C>().of_warp() + (twice ? pair % 2 * kBoxes * kPatchRows * kBoxRowBytes : 0);
             }
             place.last = pair == kPairs - 1;

@@ -38,8 +38,7 @@ class Leaving {
         if (e.squares != nullptr) count_squares(work, first);
         left_ =
             bulk_.kind == Kind::plain ? kPlainPortions : C::kHeights * kUnits / (bulk_.kind == Kind::gated ? 2 : 1) / 2;
-        if (lane_index() == 0) ptx::tma_wait_read<0>();  // a tile begins with any of the boxes
-        __syncwarp();
+        wait_until_read(ptx::thread_index_anew() % kWarpSize, false);  // a tile begins with any of the boxes
 #pragma unroll 1
         while (C::kAlternate && left_ > 0) send_some();  // beside the other warpgroup's steps
     }
@@ -160,14 +159,7 @@ class Leaving {
         const int height = C::kHeights == 1 ? 0 : 2 * left_ / units, unit = 2 * left_ - height * units;
         constexpr int kBoxBytes = kPatchRows * kBoxRowBytes;
         char* out = out_room<C>().of_warp() + (gated ? 0 : left_ % 2 * 2 * kBoxBytes);
-        if (lane == 0) {
-            if (gated) {
-                ptx::tma_wait_read<0>();
-            } else {
-                ptx::tma_wait_read<1>();
-            }
-        }
-        __syncwarp();  // the boxes have been read
+        wait_until_read(lane, !gated);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
             uint32_t pairs[kWordsOfUnit], ups[kWordsOfUnit];

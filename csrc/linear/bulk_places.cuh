@@ -130,6 +130,18 @@ struct OutRoom {
     __device__ __forceinline__ static float* sums_in(char* part) { return reinterpret_cast<float*>(part + kOutBytes); }
 };
 
+// Until the copy engine has read what a warp sent, or all of it but the last group. By all lanes.
+__device__ __forceinline__ void wait_until_read(int lane, bool but_last) {
+    if (lane == 0) {
+        if (but_last) {
+            ptx::tma_wait_read<1>();
+        } else {
+            ptx::tma_wait_read<0>();
+        }
+    }
+    __syncwarp();
+}
+
 template <class C>
 __device__ __forceinline__ OutRoom out_room() {
     return {shared_bytes_as<char>() + C::kStages * C::kStageBytes};
@@ -275,14 +287,7 @@ struct UnitPlace : PlaceInTile {
         box = (box + 1) & (is_few() ? 1 : 3);
         if (!odd) {
             // Up to two boxes of this unit are on their way in few, up to three in many.
-            if (lane == 0) {
-                if (is_few()) {
-                    ptx::tma_wait_read<0>();
-                } else {
-                    ptx::tma_wait_read<1>();
-                }
-            }
-            __syncwarp();  // the box has been read
+            wait_until_read(lane, !is_few());
         }
         put_in_box<S>(v, 0, to, odd ? 1 : 0, lane);
         if (odd) {
