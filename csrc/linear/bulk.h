@@ -6,8 +6,8 @@
 
 namespace halfops::linear {
 
-// The kinds of epilogues that kernels have loops of their own for, for tiles that are whole and sheets with `vectors`
-// in the operands' dtype; `any` is the one that asks at run time.
+// The kinds of epilogues that kernels have code of their own for, for sheets with `vectors` in the operands' dtype; of
+// those that read a matrix, for tiles that are inside the output. `any` is the one that asks at run time.
 enum class Kind : int {
     any,
     plain,           // accumulators times alpha, plus a bias perhaps

@@ -99,14 +99,17 @@ class Leaving {
         }
     }
 
-    // Beside the output, sums are zero; there is no bias.
+    // Of the output alone: beside it, zeros times an infinite operand would be NaN.
     __device__ __forceinline__ void count_squares(const BulkWork& work, int first) const {
+        const int lane = ptx::thread_index_anew() % kWarpSize;
+        const int columns = static_cast<int>(arguments_.epilogue.cols) - col_ - lane % 4 * 2;
 #pragma unroll
         for (int height = 0; height < C::kHeights; ++height) {
+            const int rows = static_cast<int>(arguments_.operands.m) - row_ - 64 * height - lane / 4;
             double squares = 0.0;
 #pragma unroll
             for (int i = 0; i < C::kN / 4; ++i) {
-                const Two<T> two{words_[height][i]};
+                const Two<T> two{i % 2 * 8 < rows && i / 2 * kEight < columns ? words_[height][i] : 0};
                 const float v[2] = {two.first(), two.second()};
                 squares += squares_of(v, 2);
             }
@@ -133,8 +136,8 @@ class Leaving {
         constexpr int kHeight = kPortion / (C::kN / 64), kPart = kPortion % (C::kN / 64);
         const int lane = ptx::thread_index_anew() % kWarpSize, line = lane % kPatchRows;
         char* buffer = out_room<C>().of_warp() + kPortion % kOutBuffers * kOutBytes;
-        if (lane == 0) ptx::tma_wait_read<kOutBuffers - 1>();
-        __syncwarp();  // the buffer has been read
+        static_assert(kOutBuffers == 2, "one is read while the other is filled");
+        wait_until_read(lane, true);
 #pragma unroll
         for (int unit = 0; unit < 4; ++unit) {
             uint32_t pairs[kWordsOfUnit];

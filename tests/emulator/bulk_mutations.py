@@ -134,7 +134,7 @@ BULK = [
         "bulk: outputs are overwritten before they have left",
         CASE,
         LEAVING,
-        "        if (lane == 0) ptx::tma_wait_read<kOutBuffers - 1>();\n",
+        "        wait_until_read(lane, true);\n",
         "",
         "wrong wrong wrong ? ?",
     ),
@@ -155,7 +155,7 @@ BULK = [
         "wrong wrong wrong ? ?",
     ),
     Mutation(
-        "bulk: outputs leave to the place of the tile that is multiplied",
+        "bulk: outputs leave to the tile on the right",
         CASE,
         LEAVING,
         "ptx::tma_store(bulk_.out, col_ + kPart * 64,",

@@ -137,6 +137,15 @@ def test_wgrad_that_is_not_added_to_anything(row, blocks):
 
 
 @ROWS
+def test_squares_of_infinite_operands_are_infinite(row):
+    """Not NaN, as zeros beside the output times infinity would make them."""
+    grad, x = torch.ones(K, M).half(), torch.ones(K, N).half()
+    x[3, N - 1] = grad[5, M - 1] = float("inf")
+    problem = Problem(padded(grad, 152).mT, x, wants=("stats",), row=row)
+    assert problem.run(MODES[2])["stats"].tolist()[:2] == [float("inf"), 1.0]
+
+
+@ROWS
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:])
 def test_gated_forward(row, activation):
     x = whole_numbers(M, K, seed=1)
