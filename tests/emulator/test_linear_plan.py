@@ -279,7 +279,7 @@ PREDICTED = (
 
 
 def predicted() -> str:
-    """For a card with rows for Hopper, at the lowest and the highest clock that an H200 had (gpu_busy of the results)."""
+    """Of the rows for Hopper, at the lowest and the highest clock that an H200 had (gpu_busy in the results)."""
     lines = ["| product (m, n, k) | plan | clocks | us at 1.41 GHz | us at 1.98 GHz |", "|---|---|---|---|---|"]
     for job, m, n, k in PREDICTED:
         chosen = choice("Hopper", m, n, k, majors=LAYER[job])
